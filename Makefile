@@ -1,0 +1,64 @@
+# The front door: thin targets over the toolkit (.venv/bin/orcheo-db). `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+TARGET ?= compose
+SIZE ?=
+INSTALL_DOCKER ?= yes
+CONFIRM ?=
+ORCHEO_DB := .venv/bin/orcheo-db --target $(TARGET) $(if $(SIZE),--size $(SIZE))
+PYTEST := .venv/bin/pytest
+
+.PHONY: help venv up down destroy status dsn psql bootstrap doctor images render test test-unit lint lock
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+venv: ## make the toolkit's own Python environment (.venv)
+	@$(PYTHON) ops/setup_venv.py
+
+up: venv ## bring the tier up [SIZE=small|medium|large] [TARGET=compose|external]
+	@$(ORCHEO_DB) up --install-docker $(INSTALL_DOCKER)
+
+down: venv ## stop it; data and secrets stay
+	@$(ORCHEO_DB) down
+
+destroy: venv ## remove it with its data, after naming them (CONFIRM=yes)
+	@$(ORCHEO_DB) destroy $(if $(CONFIRM),--confirm $(CONFIRM))
+
+status: venv ## what runs, where, and whether an app is served
+	@$(ORCHEO_DB) status
+
+dsn: venv ## print the DSN that an app uses (contains its password)
+	@$(ORCHEO_DB) dsn
+
+psql: venv ## open psql as the app's role, through PgBouncer
+	@$(ORCHEO_DB) psql
+
+bootstrap: venv ## run the init job again (roles, grants, extensions, schema)
+	@$(ORCHEO_DB) bootstrap
+
+doctor: venv ## check the running tier against the spec
+	@$(ORCHEO_DB) doctor
+
+images: venv ## build the images that are missing or out of date
+	@$(ORCHEO_DB) images --install-docker $(INSTALL_DOCKER)
+
+render: venv ## write the configuration files from ops/spec.toml
+	@$(ORCHEO_DB) render
+
+test: venv ## run every test (prepares Docker and images itself)
+	@$(PYTEST)
+
+test-unit: venv ## run the tests that need no Docker
+	@$(PYTEST) tests/unit
+
+lint: venv ## ruff, mypy, hadolint, shellcheck, yamllint, compose config, rendered files
+	@.venv/bin/python ops/lint.py
+
+lock: venv ## resolve requirements.lock again (needs uv)
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
+	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --extra dev pyproject.toml -o requirements.lock

@@ -1,0 +1,14 @@
+-- Who prepared this database and with what. Exactly one row; PgBouncer's health check and `doctor` read it.
+CREATE SCHEMA IF NOT EXISTS orcheo_db;
+CREATE TABLE IF NOT EXISTS orcheo_db.installation (
+    only_row          boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    installation_id   text NOT NULL,
+    orcheo_version    text NOT NULL,
+    backend_version   text NOT NULL,
+    bootstrap_digest  text NOT NULL,
+    tables            integer NOT NULL,
+    applied_at        timestamptz NOT NULL DEFAULT now()
+);
+REVOKE ALL ON SCHEMA orcheo_db FROM PUBLIC;
+GRANT USAGE ON SCHEMA orcheo_db TO {monitor}, {reader};
+GRANT SELECT ON orcheo_db.installation TO {monitor}, {reader};

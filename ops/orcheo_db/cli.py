@@ -1,0 +1,424 @@
+"""The command `orcheo-db`: parse, call, show progress, print. No logic lives here.
+
+Results go to stdout (`--json`: one JSON document and nothing else), progress and messages to stderr. Exit codes: 0 done; 1 it ran and
+the answer is no; 2 wrong input or a missing prerequisite, in one line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.table import Table
+
+from orcheo_db import __version__, lifecycle, render
+from orcheo_db.console import err, out, say
+from orcheo_db.doctor import diagnose
+from orcheo_db.errors import CheckFailed, UserError
+from orcheo_db.host import ensure_docker
+from orcheo_db.images import ensure_images
+from orcheo_db.secrets import ROLES, Store
+from orcheo_db.shell import open_psql
+from orcheo_db.spec import STORAGE_KINDS, Spec, load_spec
+from orcheo_db.targets.compose import ROOT, ComposeTarget
+from orcheo_db.targets.external import ExternalTarget
+from orcheo_db.tuning import machine_size, pgbouncer_settings, pool_arithmetic, postgresql_settings
+
+TARGETS: dict[str, type[ComposeTarget]] = {"compose": ComposeTarget, "external": ExternalTarget}
+
+
+class Context:
+    """What every command needs: the spec, read when first asked for, and the target."""
+
+    def __init__(self, target: str, size: str | None, as_json: bool) -> None:
+        self.target_name, self.size_name, self.as_json = target, size, as_json
+
+    def spec(self) -> Spec:
+        return load_spec(env=os.environ)
+
+    def target(self) -> ComposeTarget:
+        spec = self.spec()
+        kind = TARGETS[self.target_name]
+        project = spec.stack.project if kind is ComposeTarget else f"{spec.stack.project}-{self.target_name}"
+        return kind(spec, spec.size(self.size_name), Store(lifecycle.state_directory(ROOT, project)))
+
+    def print(self, document: Any, text: Any = None) -> None:
+        """The result: as JSON, or for a person (rich renderables or text)."""
+        if self.as_json:
+            click.echo(json.dumps(document, indent=2, default=str))
+        elif text is not None:
+            out.print(text, markup=False)
+
+
+class Command(click.Command):
+    """A command that takes --json, --target and --size also after its name, as people type them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        names = {name for parameter in self.params for name in parameter.opts}
+        extra = [
+            click.Option(["--json", "json_"], is_flag=True, help="Print one JSON document on stdout."),
+            click.Option(
+                ["--target", "target_"], type=click.Choice(sorted(TARGETS)), help="Where the tier runs."
+            ),
+            click.Option(["--size", "size_"], metavar="SIZE", help="A size of ops/spec.toml."),
+        ]
+        self.params += [option for option in extra if not names & set(option.opts)]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        context = ctx.find_object(Context)
+        assert context is not None
+        context.as_json = bool(ctx.params.pop("json_", False)) or context.as_json
+        context.target_name = ctx.params.pop("target_", None) or context.target_name
+        context.size_name = ctx.params.pop("size_", None) or context.size_name
+        return super().invoke(ctx)
+
+
+class Group(click.Group):
+    command_class = Command
+
+
+Group.group_class = Group
+pass_context = click.make_pass_decorator(Context)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--target",
+    type=click.Choice(sorted(TARGETS)),
+    default="compose",
+    show_default=True,
+    help="Where the tier runs.",
+)
+@click.option("--size", metavar="SIZE", help="A size of ops/spec.toml (default: the spec's own).")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else there."
+)
+@click.version_option(__version__, prog_name="orcheo-db")
+@click.pass_context
+def cli(context: click.Context, target: str, size: str | None, as_json: bool) -> None:
+    """Production PostgreSQL for Orcheo: one spec, every target."""
+    context.obj = Context(target, size, as_json)
+
+
+# --- the spec -----------------------------------------------------------------------------------------------------------------
+
+
+@cli.group()
+def spec() -> None:
+    """The one specification, ops/spec.toml."""
+
+
+@spec.command("check")
+@pass_context
+def spec_check(context: Context) -> None:
+    """Validate ops/spec.toml, the pool arithmetic of every size and that the rendered files match."""
+    found = context.spec()
+    budgets = {name: pool_arithmetic(found, found.size(name)) for name in found.sizes}
+    problems = [f"size {name}: {problem}" for name, budget in budgets.items() for problem in budget.problems]
+    stale = [str(path) for path in render.stale(ROOT, render.render(load_spec(env={})))]
+    problems += [f"{path} does not match ops/spec.toml: run `make render`" for path in stale]
+    document = {
+        "valid": not problems,
+        "problems": problems,
+        "sizes": {name: asdict(budget) for name, budget in budgets.items()},
+    }
+    context.print(document, "ops/spec.toml is valid; rendered files match." if not problems else None)
+    if problems:
+        raise CheckFailed("; ".join(problems))
+
+
+@cli.command()
+@click.option("--memory", metavar="SIZE", help="Memory for PostgreSQL, for example 16GB.")
+@click.option("--cpus", type=click.IntRange(1, 1024), help="CPU cores for PostgreSQL.")
+@click.option("--storage", type=click.Choice(sorted(STORAGE_KINDS)), default="ssd", show_default=True)
+@click.option("--max-connections", type=click.IntRange(20, 10000), help="Default: by memory and CPUs.")
+@click.option(
+    "--huge-pages", type=click.Choice(["on", "off", "try"]), help="Default: off, as containers need."
+)
+@pass_context
+def tune(
+    context: Context,
+    memory: str | None,
+    cpus: int | None,
+    storage: str,
+    max_connections: int | None,
+    huge_pages: str | None,
+) -> None:
+    """Settings for a machine, each with its reason (without --memory: for a size of the spec)."""
+    found = context.spec()
+    if (memory is None) != (cpus is None):
+        raise UserError(
+            "tune needs both --memory and --cpus, for example `orcheo-db tune --memory 16GB --cpus 8`"
+        )
+    if memory is not None and cpus is not None:
+        size = machine_size(memory, cpus, storage, max_connections)
+    else:
+        size = found.size(context.size_name)
+    if huge_pages:
+        size = size.model_copy(update={"settings": {**size.settings, "huge_pages": huge_pages}})
+    server, pooler = postgresql_settings(size, found), pgbouncer_settings(size, found)
+    budget = pool_arithmetic(found, size)
+    document = {
+        "size": size.model_dump(),
+        "postgresql": [asdict(setting) for setting in server],
+        "pgbouncer": [asdict(setting) for setting in pooler],
+        "pools": asdict(budget),
+    }
+    lines = [f"# PostgreSQL for {size.memory / 2**30:g} GB, {size.cpus} CPUs, {size.storage}"]
+    for title, settings in (("postgresql.conf", server), ("pgbouncer.ini", pooler)):
+        lines += ["", f"# --- {title} ---"]
+        width = max(len(f"{item.name} = {item.value}") for item in settings)
+        lines += [f"{f'{item.name} = {item.value}':{min(width, 60)}}  # {item.reason}" for item in settings]
+    context.print(document, "\n".join(lines))
+    if budget.problems:
+        raise CheckFailed("; ".join(budget.problems))
+
+
+@cli.command("render")
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 if a committed file differs.")
+@pass_context
+def render_(context: Context, check: bool) -> None:
+    """Write every target's configuration files from the spec."""
+    files = render.render(load_spec(env={}))
+    if check:
+        stale = [str(path) for path in render.stale(ROOT, files)]
+        context.print({"stale": stale}, None)
+        if stale:
+            raise CheckFailed(f"differs from ops/spec.toml: {', '.join(stale)}: run `make render`")
+        return
+    changed = [str(path) for path in render.write(ROOT, files)]
+    context.print({"changed": changed}, "\n".join(changed) or "Nothing changed.")
+
+
+# --- lifecycle ----------------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option(
+    "--install-docker",
+    type=click.Choice(["yes", "no"]),
+    default="yes",
+    show_default=True,
+    help="Whether Docker may be installed.",
+)
+@pass_context
+def images(context: Context, install_docker: str) -> None:
+    """Build the images that are missing or out of date."""
+    target = context.target()
+    done = ensure_docker(install=install_docker == "yes")
+    done += ensure_images(target.spec, ROOT, target.store.path / "logs")
+    context.print({"done": done, "images": target.tags}, "\n".join(done) or "All images are up to date.")
+
+
+@cli.command()
+@click.option(
+    "--install-docker",
+    type=click.Choice(["yes", "no"]),
+    default="yes",
+    show_default=True,
+    help="Whether Docker may be installed.",
+)
+@click.option(
+    "--new-secrets", is_flag=True, help="Keep a volume whose secrets are lost, and replace every password."
+)
+@click.option("--confirm", metavar="PROJECT", help="The project's name, to confirm --new-secrets.")
+@pass_context
+def up(context: Context, install_docker: str, new_secrets: bool, confirm: str | None) -> None:
+    """Bring the database tier up; changes nothing where everything is as wanted."""
+    target = context.target()
+    stale = (
+        []
+        if "ORCHEO_DB_SPEC" in os.environ
+        else [str(path) for path in render.stale(ROOT, render.render(load_spec(env={})))]
+    )
+    if stale:
+        raise UserError(
+            f"{', '.join(stale[:2])}{' …' if len(stale) > 2 else ''} differ from ops/spec.toml: run `make render` first"
+        )
+    if new_secrets and confirm != target.project:
+        raise UserError(
+            f"--new-secrets replaces every password of project {target.project}: confirm with --confirm {target.project}"
+        )
+    outcome = lifecycle.up(target, install_docker=install_docker == "yes", new_secrets=new_secrets)
+    seen = lifecycle.probe(target)
+    document = {
+        "changed": outcome.changed,
+        "seconds": outcome.seconds,
+        "init": outcome.init,
+        "app_sees": seen,
+        "dsn_command": "make dsn",
+    }
+    context.print(document, None)
+    if context.as_json:
+        return
+    say("")
+    for line in outcome.changed or ["Nothing changed."]:
+        say(f"  {line}")
+    if outcome.init and outcome.init.get("left_out"):
+        for item in outcome.init["left_out"]:
+            say(f"  left out: {item}")
+    took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in outcome.seconds.items() if seconds >= 1)
+    say(
+        f"\nPostgreSQL {seen['server_version']} serves {seen['tables']} tables through PgBouncer{f' ({took})' if took else ''}."
+    )
+    _print_services(target)
+    say("\nDSN for the app (make dsn):")
+    out.print(target.dsn(), markup=False)
+
+
+def _print_services(target: ComposeTarget) -> None:
+    table = Table(box=None, pad_edge=False)
+    for title in ("service", "state", "health", "since (UTC)", "image"):
+        table.add_column(title)
+    for state in target.services():
+        table.add_row(state.name, state.state, state.health, state.since, state.image)
+    err.print(table)
+    end = target.pooler()
+    say(
+        f"PgBouncer listens on {target.spec.stack.bind_address}:{end.port} (TLS required, verify with {target.ca_file()})"
+    )
+
+
+@cli.command()
+@pass_context
+def down(context: Context) -> None:
+    """Stop the tier; data, secrets and images stay."""
+    target = context.target()
+    stopped = lifecycle.down(target)
+    kept = (
+        f"Kept: volume {target.volume}, {target.store.path}."
+        if target.managed_server
+        else f"Kept: {target.store.path}."
+    )
+    context.print(
+        {"stopped": stopped}, f"Stopped: {', '.join(stopped)}. {kept}" if stopped else "Nothing was running."
+    )
+
+
+@cli.command()
+@click.option("--confirm", metavar="PROJECT", help="The project's name: nothing is removed without it.")
+@pass_context
+def destroy(context: Context, confirm: str | None) -> None:
+    """Remove the tier with its data volume and its secrets, after naming them."""
+    target = context.target()
+    names = lifecycle.doomed(target)
+    if not names:
+        context.print({"removed": []}, f"Nothing of project {target.project} is here.")
+        return
+    if confirm not in (target.project, "yes"):
+        raise UserError(
+            f"this would remove for ever: {'; '.join(names)}: confirm with `make destroy CONFIRM=yes`"
+        )
+    context.print({"removed": lifecycle.destroy(target)}, "Removed: " + "; ".join(names))
+
+
+@cli.command()
+@pass_context
+def status(context: Context) -> None:
+    """What runs, where, and whether an app is served; exit code 1 if not."""
+    target = context.target()
+    states = target.services()
+    document: dict[str, Any] = {
+        "project": target.project,
+        "services": [asdict(state) | {"ok": state.ok} for state in states],
+    }
+    problem = next(
+        (f"service {state.name} is {state.state} ({state.health})" for state in states if not state.ok), None
+    )
+    if problem is None:
+        document["app_sees"] = lifecycle.probe(target)
+    document["ok"] = problem is None
+    context.print(document, None)
+    if not context.as_json:
+        _print_services(target)
+        if problem is None:
+            seen = document["app_sees"]
+            say(
+                f"PostgreSQL {seen['server_version']}: {seen['tables']} tables; an app that uses `make dsn` is served."
+            )
+    if problem:
+        raise CheckFailed(f"{problem}: run `make up`")
+
+
+@cli.command()
+@click.option("--role", type=click.Choice(ROLES), help="Default: the app's login in use.")
+@click.option("--direct", is_flag=True, help="To PostgreSQL itself, not through PgBouncer.")
+@pass_context
+def dsn(context: Context, role: str | None, direct: bool) -> None:
+    """Print the DSN that an app uses (contains its password)."""
+    value = context.target().dsn(role, direct=direct)
+    context.print({"dsn": value}, value)
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.option("--role", type=click.Choice(ROLES), help="Default: the app's login in use.")
+@click.option("--direct", is_flag=True, help="To PostgreSQL itself, not through PgBouncer.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@pass_context
+def psql(context: Context, role: str | None, direct: bool, arguments: tuple[str, ...]) -> None:
+    """Open psql (in a container) as the app's role; further arguments go to psql."""
+    sys.exit(open_psql(context.target(), role, direct=direct, arguments=arguments))
+
+
+@cli.command()
+@pass_context
+def bootstrap(context: Context) -> None:
+    """Run the init job again: roles, grants, extensions and the app's own schema."""
+    target = context.target()
+    with lifecycle.exclusive(target.store):
+        summary = lifecycle.init(target, force=True)
+    context.print(
+        summary,
+        "The init job is done."
+        if summary and summary.get("changed")
+        else "The init job is done; nothing had to be changed.",
+    )
+
+
+@cli.command()
+@pass_context
+def doctor(context: Context) -> None:
+    """Check the running tier: reachable, TLS, settings, roles, pools, schema, disk; exit code 1 if anything is wrong."""
+    checks = diagnose(context.target())
+    failed = [check for check in checks if not check.ok]
+    if not context.as_json:
+        table = Table(box=None, pad_edge=False)
+        for title in ("", "check", "what was found"):
+            table.add_column(title, overflow="fold")
+        for check in checks:
+            table.add_row(
+                "ok" if check.ok else "NO",
+                check.name,
+                check.found + (f" -> {check.remedy}" if not check.ok else ""),
+            )
+        out.print(table)
+    context.print({"ok": not failed, "checks": [asdict(check) for check in checks]}, None)
+    if failed:
+        raise CheckFailed(
+            f"{len(failed)} of {len(checks)} checks failed: {', '.join(check.name for check in failed)}"
+        )
+
+
+def main() -> None:
+    """Entry point: runs a command and turns errors into one line and an exit code."""
+    try:
+        code = cli.main(standalone_mode=False) or 0
+    except click.exceptions.Abort:
+        say("orcheo-db: interrupted; run the same command again to go on")
+        code = 130
+    except click.ClickException as error:
+        say(f"orcheo-db: {' '.join(error.format_message().split())} (see orcheo-db --help)")
+        code = 2
+    except (UserError, CheckFailed) as error:
+        say(f"orcheo-db: {' '.join(str(error).split())}")
+        code = error.exit_code
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

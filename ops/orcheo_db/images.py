@@ -1,0 +1,136 @@
+"""Building the images: each is built again only when something that goes into it changed."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import os
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+from docker.errors import ImageNotFound
+
+from orcheo_db.base_image import ensure_base_image
+from orcheo_db.console import Step, step
+from orcheo_db.errors import UserError
+from orcheo_db.host import build_client, ca_bundle
+from orcheo_db.spec import Spec
+
+LABEL = "orcheo-db.inputs"
+LOG_TAIL = 15  # lines of a failed build shown; the whole log stays in the state directory
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image: its tag, its build arguments and the files (relative to the repository) that go into it."""
+
+    name: str
+    tag: str
+    arguments: dict[str, str]
+    inputs: tuple[str, ...]
+
+    @property
+    def dockerfile(self) -> str:
+        return f"compose/images/{self.name}/Dockerfile"
+
+
+def images(spec: Spec) -> list[Image]:
+    """The images of `spec`, in the order in which they are built (the slowest last)."""
+    tags, versions = spec.image_tags(), spec.versions
+    base = {"BASE_IMAGE": spec.images.base}
+    postgres = base | {"POSTGRES_VERSION": str(versions.postgresql)}
+    orcheo = base | {
+        "ORCHEO_VERSION": versions.orcheo,
+        "ORCHEO_BACKEND_VERSION": versions.orcheo_backend,
+        "UV_VERSION": versions.uv,
+    }
+    return [
+        Image("postgres", tags["postgres"], postgres, ("compose/images/postgres", ".dockerignore")),
+        Image("pgbouncer", tags["pgbouncer"], postgres, ("compose/images/pgbouncer", ".dockerignore")),
+        Image("orcheo", tags["orcheo"], orcheo, ("compose/images/orcheo", ".dockerignore", "ops/orcheo_db")),
+    ]
+
+
+def _files(root: Path, names: Sequence[str]) -> Iterator[Path]:
+    for name in names:
+        path = root / name
+        found = [path] if path.is_file() else sorted(path.rglob("*"))
+        yield from (file for file in found if file.is_file() and "__pycache__" not in file.parts)
+
+
+def fingerprint(image: Image, root: Path, base_id: str) -> str:
+    """SHA-256 over everything that an image is built from: its files, build arguments and the base image's id."""
+    digest = hashlib.sha256(repr((image.tag, sorted(image.arguments.items()), base_id)).encode())
+    for file in _files(root, image.inputs):
+        digest.update(f"{file.relative_to(root)}:{file.stat().st_mode & 0o111 != 0}:".encode())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def current_fingerprint(tag: str) -> str | None:
+    """What the present image of that tag was built from; None when there is no such image."""
+    try:
+        return str(docker.from_env().images.get(tag).labels.get(LABEL, ""))
+    except ImageNotFound:
+        return None
+
+
+def ensure_images(spec: Spec, root: Path, logs: Path, names: Sequence[str] | None = None) -> list[str]:
+    """Build the images that are missing or out of date; returns what was done.
+
+    Raises:
+        UserError: the base image can't be had, or a build fails (with the last lines of its log).
+    """
+    done = ensure_base_image(spec.images.base, spec.versions.debian)
+    base_id = str(docker.from_env().images.get(spec.images.base).id)
+    for image in images(spec):
+        if names is not None and image.name not in names:
+            continue
+        wanted = fingerprint(image, root, base_id)
+        if current_fingerprint(image.tag) == wanted:
+            continue
+        started = time.monotonic()
+        build(image, root, wanted, logs)
+        done.append(f"image {image.tag} built in {time.monotonic() - started:.0f} s")
+    return done
+
+
+def build(image: Image, root: Path, wanted: str, logs: Path) -> None:
+    """Build one image with BuildKit; the host's CA bundle is a build secret and leaves no trace in it."""
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / f"build-{image.name}.log"
+    argv = [build_client(), "build", "--progress=plain", "--file", image.dockerfile, "--tag", image.tag]
+    argv += ["--label", f"{LABEL}={wanted}", "--secret", f"id=ca,src={ca_bundle()}"]
+    for key, value in sorted(image.arguments.items()):
+        argv += ["--build-arg", f"{key}={value}"]
+    argv.append(".")
+    env = os.environ | {"DOCKER_BUILDKIT": "1"}
+    with log.open("w") as file, step(f"Building {image.tag}") as bar:
+        process = subprocess.Popen(
+            argv, cwd=root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        tail: collections.deque[str] = collections.deque(maxlen=LOG_TAIL)
+        reader = threading.Thread(target=_follow, args=(process, file, tail, bar))
+        reader.start()
+        code = process.wait()
+        reader.join()
+    if code != 0:
+        reason = next(
+            (line for line in reversed(tail) if "ERROR" in line or "error" in line), "no reason given"
+        )
+        raise UserError(f"building {image.tag} failed: {reason.strip()} (whole log: {log})")
+
+
+def _follow(process: subprocess.Popen[str], log: object, tail: collections.deque[str], bar: Step) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        log.write(line)  # type: ignore[attr-defined]
+        tail.append(line)
+        if match := re.search(r"\[(?:\S+ )?(\d+)/(\d+)\] (.*)", line):
+            bar.update(int(match[1]), int(match[2]), match[3])

@@ -1,0 +1,354 @@
+"""`up`, `down`, `destroy`: the order in which a Compose installation comes and goes, and what is checked before anything changes."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import NotFound
+
+from orcheo_db.console import say, step
+from orcheo_db.database import connect
+from orcheo_db.errors import CheckFailed, UserError
+from orcheo_db.host import compose_command, ensure_docker
+from orcheo_db.images import LABEL, ensure_images
+from orcheo_db.secrets import Store, write_private
+from orcheo_db.targets import mounts
+from orcheo_db.targets.compose import ComposeTarget
+from orcheo_db.tuning import pool_arithmetic
+
+HEALTHY_SECONDS = (
+    180  # a first boot on a slow disk takes some 20 s, crash recovery after 4 GB of WAL up to two minutes
+)
+INIT_SECONDS = 900  # importing the app and 59 tables take under a minute; the job itself limits its waits to less than this
+CONFIG_EXIT = 78  # sysexits.h EX_CONFIG: the postgres image refuses the volume
+
+
+@dataclass
+class Outcome:
+    """What `up` did."""
+
+    changed: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    init: dict[str, Any] | None = None
+
+
+@contextmanager
+def exclusive(store: Store) -> Iterator[None]:
+    """One changing command at a time for an installation (flock: released however the process ends)."""
+    store.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (store.path / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another orcheo-db command is changing this installation ({store.path}): wait for it to end"
+            ) from None
+        yield
+
+
+@contextmanager
+def _timed(outcome: Outcome, name: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    outcome.seconds[name] = round(time.monotonic() - started, 1)
+
+
+def up(target: ComposeTarget, *, install_docker: bool = True, new_secrets: bool = False) -> Outcome:
+    """Bring the installation up; does nothing where everything is as wanted.
+
+    Raises:
+        UserError: a prerequisite or a value is wrong; nothing has been changed by then, except that Docker, the base image or
+            images may have been made.
+        CheckFailed: a service did not become healthy or the init job's answer is no.
+    """
+    outcome = Outcome()
+    target.check()
+    check_arithmetic(target)
+    check_memory(target)
+    with _timed(outcome, "host"):
+        outcome.changed += ensure_docker(install=install_docker)
+        compose_command()
+        check_port(target)
+    with exclusive(target.store):
+        with _timed(outcome, "images"):
+            outcome.changed += ensure_images(
+                target.spec, target.root, target.store.path / "logs", target.image_names
+            )
+        before = snapshot(target)
+        check_secrets(target, new_secrets=new_secrets)
+        adopt = prepare(target, outcome, new_secrets=new_secrets)
+        if "postgres" in target.service_names:
+            with _timed(outcome, "postgres"):
+                start(target, "postgres", HEALTHY_SECONDS)
+        with _timed(outcome, "init"):
+            outcome.init = init(target, force=adopt)
+        if target.after_init(outcome.init):
+            install_files(target)
+            write_environment(target)
+        with _timed(outcome, "pgbouncer"):
+            start(target, "pgbouncer", HEALTHY_SECONDS)
+        if adopt:  # the permission to adopt was for this start alone
+            write_environment(target)
+        outcome.changed += difference(before, snapshot(target))
+    return outcome
+
+
+def check_arithmetic(target: ComposeTarget) -> None:
+    problems = pool_arithmetic(target.spec, target.size).problems
+    if problems:
+        raise UserError(f"ops/spec.toml, size {target.size.name}: {'; '.join(problems)}")
+
+
+def check_memory(target: ComposeTarget) -> None:
+    """A size that the machine can't hold would be killed by the kernel in the middle of work."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if target.managed_server and target.size.memory > total:
+        raise UserError(
+            f"size {target.size.name} needs {target.size.memory / 2**30:.1f} GB of memory and this machine has {total / 2**30:.1f} GB:"
+            " choose a smaller SIZE, or `orcheo-db tune --memory …` for this machine"
+        )
+
+
+def check_port(target: ComposeTarget) -> None:
+    """Say that the port is taken before anything is started; our own running PgBouncer may have it."""
+    address, port = target.spec.stack.bind_address, target.spec.stack.port
+    own = target.container("pgbouncer")
+    if own is not None and own.status == "running" and _publishes(own.attrs, port):
+        return
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            holders = [c.name for c in docker.from_env().containers.list() if _publishes(c.attrs, port)]
+            by = f" by container {holders[0]}" if holders else ""
+            raise UserError(
+                f"port {address}:{port} can't be used ({error.strerror}{by}): free it, or choose another with ORCHEO_DB_PORT=… or [stack] port in ops/spec.toml"
+            ) from None
+
+
+def _publishes(attrs: dict[str, Any], port: int) -> bool:
+    ports = attrs.get("NetworkSettings", {}).get("Ports") or {}
+    return any(int(binding["HostPort"]) == port for bindings in ports.values() for binding in bindings or [])
+
+
+def check_secrets(target: ComposeTarget, *, new_secrets: bool) -> None:
+    """A volume with a cluster but no secrets: making new ones would lock everybody out, so it is said instead."""
+    if not target.managed_server or target.store.exists() or new_secrets or not target.volume_exists():
+        return
+    found = target.inspect_volume()
+    if found["state"] != "empty":
+        raise UserError(
+            f"volume {target.volume} holds a PostgreSQL cluster, but its secrets are gone from {target.store.path}: put that directory back from your copy,"
+            " or run `orcheo-db up --new-secrets` to keep the data and replace every password (ops/runbooks/lost-secrets.md)"
+        )
+
+
+def prepare(target: ComposeTarget, outcome: Outcome, *, new_secrets: bool) -> bool:
+    """Secrets, certificates, the services' files and compose.env; returns whether a volume of lost secrets is to be adopted."""
+    fresh = not target.store.exists()
+    target.store.create()
+    if fresh:
+        outcome.changed.append(f"secrets generated in {target.store.path}")
+    renewed = target.store.renew()
+    outcome.changed += [f"certificate of {name} renewed" for name in renewed]
+    target.prepare_store()
+    if install_files(target):
+        outcome.changed.append("configuration and secrets of the services put in place")
+    adopt = False
+    if target.managed_server and target.volume_exists():
+        found = target.inspect_volume()
+        marker = found.get("marker")
+        foreign = isinstance(marker, dict) and marker.get("installation_id") != target.store.installation_id()
+        adopt = new_secrets and foreign
+    write_environment(target, ORCHEO_DB_ADOPT=target.store.installation_id() if adopt else "", INIT_ADOPT=str(int(adopt)))
+    return adopt
+
+
+def install_files(target: ComposeTarget) -> bool:
+    """Put every service's own files in place; returns whether anything changed."""
+    return mounts.install(target.mounts(), target.store.path / "mounts", target.helper_image)
+
+
+def write_environment(target: ComposeTarget, **extra: str) -> None:
+    lines = [f"{key}={value}" for key, value in sorted((target.environment() | extra).items())]
+    text = "# Written by orcheo-db up from ops/spec.toml; holds no secret.\n" + "\n".join(lines) + "\n"
+    write_private(target.store.path / "compose.env", text.encode())
+
+
+def snapshot(target: ComposeTarget) -> dict[str, str]:
+    """Which containers there are and since when they run; `init` counts by its finish."""
+    states = {}
+    for name in target.service_names:
+        container = target.container(name)
+        if container is not None:
+            states[name] = f"{container.id}:{container.attrs['State']['StartedAt']}"
+    return states
+
+
+def difference(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    words = {"init": "init job run"}
+    return [
+        words.get(name, f"{name} {'restarted' if name in before else 'started'}")
+        for name in after
+        if before.get(name) != after[name]
+    ]
+
+
+def start(target: ComposeTarget, service: str, seconds: float) -> None:
+    """Create or start one service and wait until Docker calls it healthy.
+
+    Raises:
+        UserError: the image refuses its volume (its own line says what and what to do).
+        CheckFailed: it ended or did not become healthy in time, with the last line of its log.
+    """
+    existed = target.container(service)
+    result = target.compose("up", "--detach", "--no-deps", service)
+    if result.code != 0:
+        raise CheckFailed(f"service {service} could not be started: {last_line(result.stderr)}")
+    container = target.container(service)
+    if container is None:
+        raise CheckFailed(f"service {service} was started but is not there: {last_line(result.stderr)}")
+    title = (
+        f"Waiting for {service}" if existed is None or existed.id != container.id else f"Checking {service}"
+    )
+    deadline = time.monotonic() + seconds
+    with step(title):
+        while True:
+            container.reload()
+            state = container.attrs["State"]
+            if state.get("Health", {}).get("Status") == "healthy":
+                return
+            if (
+                state["Status"] in ("exited", "restarting", "dead")
+                or container.attrs.get("RestartCount", 0) > 2
+            ):
+                words = last_line(container.logs(tail=20).decode(errors="replace"))
+                if state["ExitCode"] == CONFIG_EXIT:
+                    container.stop()
+                    raise UserError(words)
+                raise CheckFailed(f"service {service} ended with code {state['ExitCode']}: {words}")
+            if time.monotonic() > deadline:
+                words = last_line(container.logs(tail=20).decode(errors="replace"))
+                raise CheckFailed(
+                    f"service {service} was not healthy after {seconds:.0f} s: {words} (docker logs {container.name})"
+                )
+            time.sleep(0.25)
+
+
+def last_line(text: str) -> str:
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
+
+
+def init(target: ComposeTarget, *, force: bool = False) -> dict[str, Any] | None:
+    """Run the init job if what it made is not what is wanted now; returns its summary, or None when it need not run.
+
+    Raises:
+        UserError: exit code 2 of the job; CheckFailed: any other failure. Both with the job's own last line.
+    """
+    container = target.container("init")
+    wanted = target.environment()["INIT_INPUTS"]
+    if container is not None and not force:
+        state = container.attrs["State"]
+        finished = state["Status"] == "exited" and state["ExitCode"] == 0
+        # The container says that the job ran for what is wanted now, the database that it was this very database.
+        if finished and container.labels.get(LABEL) == wanted and target.is_bootstrapped():
+            return None
+    result = target.compose("up", "--detach", "--no-deps", "--force-recreate", "init")
+    container = target.container("init")
+    if result.code != 0 or container is None:
+        raise CheckFailed(f"the init job could not be started: {last_line(result.stderr)}")
+    with step("Running the init job: roles, extensions and the app's own schema") as bar:
+        deadline = time.monotonic() + INIT_SECONDS
+        while container.status in ("created", "running"):
+            if time.monotonic() > deadline:
+                container.kill()
+                raise CheckFailed(
+                    f"the init job did not end within {INIT_SECONDS} s and was stopped (docker logs {container.name})"
+                )
+            bar.update(0, 0, last_line(container.logs(stdout=False, tail=1).decode(errors="replace")))
+            time.sleep(0.5)
+            container.reload()
+    code = container.attrs["State"]["ExitCode"]
+    if code != 0:
+        words = last_line(container.logs(stdout=False, tail=20).decode(errors="replace"))
+        raise (UserError if code == 2 else CheckFailed)(words)
+    summary: dict[str, Any] = json.loads(container.logs(stderr=False))
+    return summary
+
+
+def down(target: ComposeTarget) -> list[str]:
+    """Stop and remove the containers and networks; volumes, secrets and images stay. Returns what was stopped."""
+    stopped = [state.name for state in target.services() if state.state != "missing"]
+    if not stopped:
+        return []
+    with exclusive(target.store):
+        result = target.compose("down", "--remove-orphans")
+    if result.code != 0:
+        raise CheckFailed(f"the stack could not be stopped: {last_line(result.stderr)}")
+    return stopped
+
+
+def doomed(target: ComposeTarget) -> list[str]:
+    """Everything that `destroy` would remove for ever, by name."""
+    names = [
+        f"container {target.project}-{state.name}" for state in target.services() if state.state != "missing"
+    ]
+    if target.managed_server and target.volume_exists():
+        names.append(f"volume {target.volume} (all data)")
+    if target.store.path.is_dir():
+        names.append(f"directory {target.store.path} (all secrets and certificates)")
+    return names
+
+
+def destroy(target: ComposeTarget) -> list[str]:
+    """Remove the installation: containers, networks, the data volume, secrets. Returns the names of what went.
+
+    The caller has shown `doomed` and has a confirmation.
+    """
+    names = doomed(target)
+    if not names:
+        return []
+    down(target)
+    if target.managed_server:
+        try:
+            docker.from_env().volumes.get(target.volume).remove()
+        except NotFound:
+            pass
+    directory = target.store.path / "mounts"
+    if directory.is_dir():
+        mounts.clear(directory, target.helper_image)
+    shutil.rmtree(target.store.path, ignore_errors=False)
+    return names
+
+
+def probe(target: ComposeTarget) -> dict[str, Any]:
+    """What an app sees: log in through PgBouncer with the DSN that `dsn` prints, verified TLS, and count the tables."""
+    with connect(target.dsn(), timeout=10) as connection:
+        row = connection.execute(
+            "SELECT current_user, current_setting('server_version'), count(*) FROM pg_tables WHERE schemaname = 'public'"
+        ).fetchone()
+        assert row is not None
+    return {"acts_as": row[0], "server_version": row[1], "tables": row[2]}
+
+
+def state_directory(root: Path, project: str) -> Path:
+    """Where an installation keeps its secrets: $ORCHEO_DB_STATE_DIR, else compose/.state/<project> (git-ignored)."""
+    own = os.environ.get("ORCHEO_DB_STATE_DIR")
+    return Path(own).expanduser().resolve() if own else root / "compose" / ".state" / project
+
+
+__all__ = ["Outcome", "destroy", "doomed", "down", "init", "probe", "say", "start", "state_directory", "up"]

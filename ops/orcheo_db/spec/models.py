@@ -1,0 +1,171 @@
+"""The spec's models: what there is to say about a database tier, each value of the right kind."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+
+from orcheo_db import __version__
+from orcheo_db.spec.values import (
+    IMAGE,
+    STORAGE_KINDS,
+    Address,
+    Extension,
+    Memory,
+    Release,
+    Repository,
+    Settings,
+    SizeName,
+    SpecError,
+    not_reserved,
+    text,
+    unique,
+    whole,
+)
+
+DEFAULT_NAME = "ops/spec.toml"
+
+
+class _Model(BaseModel):
+    # Strict: a quoted number, or a boolean where a count belongs, is a mistake, not to be converted silently.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Stack(_Model):
+    """One installation on one machine."""
+
+    project: Annotated[
+        str, text(r"[a-z0-9][a-z0-9_-]{0,49}", "1 to 50 of a-z, 0-9, _ and -, the first a letter or digit")
+    ]
+    size: SizeName
+    bind_address: Address
+    port: Annotated[int, whole(1, 65535)]
+
+
+class Versions(_Model):
+    """Releases of everything. `postgresql`: the majors that Debian has and `tuning` was checked against."""
+
+    debian: Annotated[str, text(r"[a-z]{3,20}", "a Debian release's name, for example trixie")]
+    postgresql: Annotated[Literal[17], Field(description="17")]
+    orcheo: Release
+    orcheo_backend: Release
+    uv: Release
+
+
+class Images(_Model):
+    """Names of the base image and of the images built from it (their tags follow from the versions)."""
+
+    base: Annotated[str, text(IMAGE, "an image reference, for example debian:trixie-slim")]
+    postgres: Repository
+    pgbouncer: Repository
+    orcheo: Repository
+
+
+class Cluster(_Model):
+    """What initdb is told; fixed for the life of a cluster."""
+
+    locale_provider: Annotated[
+        Literal["builtin", "icu", "libc"], Field(description="one of builtin, icu, libc")
+    ]
+    locale: Annotated[str, text(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}", "a locale's name, for example C.UTF-8")]
+
+
+class Database(_Model):
+    """The app's database. The reserved names mean something else to pg_hba.conf, PgBouncer or initdb."""
+
+    name: Annotated[
+        str,
+        text(r"[a-z_][a-z0-9_]{0,62}", "1 to 63 of a-z, 0-9 and _, the first not a digit"),
+        not_reserved(
+            "postgres",
+            "template0",
+            "template1",
+            "pgbouncer",
+            "replication",
+            "all",
+            "sameuser",
+            "samerole",
+            "samegroup",
+        ),
+    ]
+    extensions: Annotated[
+        tuple[Extension, ...],
+        BeforeValidator(unique),
+        Field(description='a list of names, for example ["pg_trgm"]'),
+    ]
+
+
+class App(_Model):
+    """How many processes of Orcheo there are and what each may open."""
+
+    backend_processes: Annotated[int, whole(0, 1000, "processes")]
+    worker_processes: Annotated[int, whole(0, 1000, "processes")]
+    pool_min_size: Annotated[int, whole(0, 1000, "connections")]
+    pool_max_size: Annotated[int, whole(1, 1000, "connections")]
+    pool_timeout: Annotated[int, whole(1, 3600, "seconds")]
+    pool_max_idle: Annotated[int, whole(1, 86400, "seconds")]
+
+
+class Size(_Model):
+    """A machine for PostgreSQL. `memory` is in bytes (the file: "2GB"); `settings` are not computed."""
+
+    name: SizeName
+    memory: Memory
+    cpus: Annotated[int, whole(1, 1024, "cores")]
+    storage: Annotated[Literal["ssd", "hdd", "san"], Field(description=f"one of {', '.join(STORAGE_KINDS)}")]
+    max_connections: Annotated[int, whole(20, 10000, "connections")]
+    settings: Annotated[Settings, Field(description="a table of settings")] = {}
+
+
+class Spec(_Model):
+    """The whole spec. `source` is how error messages call the file that it came from."""
+
+    stack: Stack
+    versions: Versions
+    images: Images
+    cluster: Cluster
+    database: Database
+    app: App
+    sizes: Annotated[dict[SizeName, Size], Field(min_length=1, description="at least one [sizes.NAME] table")]
+    settings: Annotated[Settings, Field(description="a table of PostgreSQL settings")] = {}
+    pgbouncer: Annotated[Settings, Field(description="a table of PgBouncer settings")] = {}
+    _source: str = PrivateAttr(default=DEFAULT_NAME)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_sizes(cls, data: Any) -> Any:
+        """A size's name is its table's name."""
+        sizes = data.get("sizes") if isinstance(data, dict) else None
+        if not isinstance(sizes, dict):
+            return data
+        named = {key: {"name": key} | size if isinstance(size, dict) else size for key, size in sizes.items()}
+        return data | {"sizes": named}
+
+    @property
+    def source(self) -> str:
+        """The file that this spec was read from, as messages name it."""
+        return self._source
+
+    def size(self, name: str | None = None) -> Size:
+        """A size by name; without one, the size of [stack].
+
+        Raises:
+            SpecError: there is no such size.
+        """
+        name = name or self.stack.size
+        if name not in self.sizes:
+            known = ", ".join(self.sizes)
+            raise SpecError(
+                f"{self.source}: no size {name!r}: expected one of {known}, or a [sizes.{name}] table"
+            )
+        return self.sizes[name]
+
+    def image_tags(self) -> dict[str, str]:
+        """The reference of each image that the toolkit builds: postgres, pgbouncer, orcheo."""
+        images, versions = self.images, self.versions
+        return {
+            "postgres": f"{images.postgres}:{versions.postgresql}-{__version__}",
+            "pgbouncer": f"{images.pgbouncer}:{__version__}",
+            "orcheo": f"{images.orcheo}:{versions.orcheo}-{versions.orcheo_backend}-{__version__}",
+        }

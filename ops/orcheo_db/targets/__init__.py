@@ -1,0 +1,1 @@
+"""Where the database tier runs: one abstract base, one module a target."""

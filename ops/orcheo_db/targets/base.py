@@ -1,0 +1,127 @@
+"""What every target can do, so that an operation is written once and works on all of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from orcheo_db.secrets import Store
+from orcheo_db.spec import Size, Spec
+
+APP_LOGINS = ("orcheo_app_a", "orcheo_app_b")  # two, so that passwords rotate without a failed query
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command on the target gave."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a server listens, as a client on this machine sees it.
+
+    `host` is the name that the certificate is verified against; `address` the address to connect to when the name does not
+    resolve here (libpq's hostaddr).
+    """
+
+    host: str
+    port: int
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class ServiceState:
+    """One service's state in the target's own words, plus what a person asks first."""
+
+    name: str
+    state: str  # running, exited, missing, …
+    health: str  # healthy, starting, unhealthy, done (a finished job), none
+    image: str = ""
+    since: str = ""
+    detail: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.health in ("healthy", "done") or (self.state == "running" and self.health == "none")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the verify suite needs to know about a target: nothing in it says how the target works."""
+
+    target: str
+    hosts: dict[str, str]  # role -> testinfra host specification
+    users: dict[str, str]  # role -> operating-system user that the service runs as
+    packages: dict[str, list[str]]  # role -> packages that must be installed
+    private_files: dict[str, list[str]]  # role -> files that only the service may read
+    listening: dict[str, list[str]]  # role -> sockets, testinfra's notation
+    secrets_dir: str = ""
+    data_dir: str = ""
+    managed_server: bool = True  # whether PostgreSQL itself is ours (its settings, its files, its superuser)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Target(ABC):
+    """A place where the tier runs. Operations speak to this class alone."""
+
+    name: str
+
+    def __init__(self, spec: Spec, size: Size, store: Store) -> None:
+        self.spec, self.size, self.store = spec, size, store
+
+    @abstractmethod
+    def run(self, service: str, argv: Sequence[str], *, input: str | None = None) -> Result:
+        """Run a command where `service` runs, as the service's user.
+
+        Raises:
+            UserError: the service does not run.
+        """
+
+    @abstractmethod
+    def services(self) -> list[ServiceState]:
+        """The state of every service of this target, in start order."""
+
+    @abstractmethod
+    def pooler(self) -> Endpoint:
+        """Where PgBouncer answers."""
+
+    @abstractmethod
+    def server(self) -> Endpoint:
+        """Where PostgreSQL itself answers (bootstrap, migrations, backups)."""
+
+    @abstractmethod
+    def facts(self) -> Facts:
+        """What the verify suite needs to know."""
+
+    def ca_file(self, *, direct: bool = False) -> Path:
+        """The certificate authority to verify against, as a file on this machine."""
+        del direct  # one authority signs both; a target whose server is someone else's overrides this
+        return self.store.ca_file
+
+    def app_login(self) -> str:
+        """The app login in use; rotation switches to the other one."""
+        file = self.store.path / "active-login"
+        return file.read_text().strip() if file.is_file() else APP_LOGINS[0]
+
+    def dsn(self, role: str | None = None, *, direct: bool = False, database: str | None = None) -> str:
+        """The DSN of a role: through PgBouncer, or direct; the server's certificate and name are always verified.
+
+        Raises:
+            UserError: no such role, or its secret is missing.
+        """
+        role = role or self.app_login()
+        endpoint = self.server() if direct else self.pooler()
+        query = {"sslmode": "verify-full", "sslrootcert": str(self.ca_file(direct=direct))}
+        if endpoint.address:
+            query["hostaddr"] = endpoint.address
+        name = database or self.spec.database.name
+        login = f"{quote(role, safe='')}:{quote(self.store.password(role), safe='')}"
+        return f"postgresql://{login}@{endpoint.host}:{endpoint.port}/{quote(name, safe='')}?{urlencode(query, safe='/')}"

@@ -1,0 +1,336 @@
+"""The Compose stack on one machine: PostgreSQL, PgBouncer and the init job in containers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import APIError, NotFound
+from docker.models.containers import Container
+
+from orcheo_db.errors import UserError
+from orcheo_db.host import compose_command
+from orcheo_db.render import render
+from orcheo_db.secrets import ROLES, Store
+from orcheo_db.spec import Size, Spec
+from orcheo_db.targets.base import Endpoint, Facts, Result, ServiceState, Target
+from orcheo_db.targets.mounts import File, fingerprint
+
+ROOT = Path(__file__).resolve().parents[3]
+POSTGRES_SECRETS = (
+    "orcheo_admin",
+    "orcheo_monitor",
+    "replicator",
+    "pgbouncer",
+)  # the roles that the first boot makes
+SECRETS = "/run/orcheo-db/secrets"
+
+
+def pgpass(role: str, password: str) -> bytes:
+    """libpq's password file for one role, wherever it connects to."""
+    return f"*:*:*:{role}:{password}\n".encode()
+
+
+class ComposeTarget(Target):
+    """Containers on this machine's Docker daemon, one Compose project an installation."""
+
+    name = "compose"
+    compose_file = "compose/compose.yaml"
+    service_names: tuple[str, ...] = ("postgres", "init", "pgbouncer")
+    image_names: tuple[str, ...] = ("postgres", "pgbouncer", "orcheo")
+    managed_server = True  # PostgreSQL itself is ours: its volume, settings and superuser
+
+    def __init__(self, spec: Spec, size: Size, store: Store, root: Path = ROOT) -> None:
+        super().__init__(spec, size, store)
+        self.root = root
+        self.project = spec.stack.project
+        self.pgdata = f"/var/lib/postgresql/{spec.versions.postgresql}/main"
+        self.tags = spec.image_tags()
+
+    # --- containers -----------------------------------------------------------------------------------------------------
+
+    @property
+    def volume(self) -> str:
+        """The data volume's name."""
+        return f"{self.project}_pgdata"
+
+    def container(self, service: str) -> Container | None:
+        """The service's container, running or not; None when there is none."""
+        labels = [f"com.docker.compose.project={self.project}", f"com.docker.compose.service={service}"]
+        found = docker.from_env().containers.list(
+            all=True, filters={"label": [*labels, "com.docker.compose.oneoff=False"]}
+        )
+        return found[0] if found else None
+
+    def compose(self, *arguments: str) -> Result:
+        """Run Compose for this project; its own progress is in the result's stderr."""
+        argv = [
+            *compose_command(),
+            "--env-file",
+            str(self.store.path / "compose.env"),
+            "--file",
+            self.compose_file,
+        ]
+        argv += ["--progress", "plain", *arguments]
+        # What is in the caller's environment would win over the env file: only what Docker itself needs goes through.
+        keep = (
+            "PATH",
+            "HOME",
+            "DOCKER_HOST",
+            "DOCKER_CONFIG",
+            "DOCKER_CONTEXT",
+            "DOCKER_CERT_PATH",
+            "DOCKER_TLS_VERIFY",
+            "XDG_RUNTIME_DIR",
+        )
+        env = {key: os.environ[key] for key in keep if key in os.environ}
+        done = subprocess.run(
+            argv, cwd=self.root, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def run(self, service: str, argv: Sequence[str], *, input: str | None = None) -> Result:
+        container = self.container(service)
+        if container is None or container.status != "running":
+            state = container.status if container else "not there"
+            raise UserError(f"service {service} of project {self.project} is {state}: run `make up`")
+        command = [
+            "docker",
+            "exec",
+            *(["--interactive"] if input is not None else []),
+            str(container.id),
+            *argv,
+        ]
+        done = subprocess.run(command, input=input, capture_output=True, text=True)
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def services(self) -> list[ServiceState]:
+        return [self._state(name) for name in self.service_names]
+
+    def _state(self, service: str) -> ServiceState:
+        container = self.container(service)
+        if container is None:
+            return ServiceState(service, "missing", "none")
+        state = container.attrs["State"]
+        health = str(state.get("Health", {}).get("Status", "none"))
+        detail = ""
+        if service == "init" and state["Status"] == "exited":
+            health = "done" if state["ExitCode"] == 0 else "failed"
+            detail = f"exit code {state['ExitCode']}"
+        image = str(container.attrs["Config"]["Image"])
+        return ServiceState(
+            service, str(state["Status"]), health, image, str(state["StartedAt"])[:19], detail
+        )
+
+    # --- endpoints ------------------------------------------------------------------------------------------------------
+
+    def pooler(self) -> Endpoint:
+        bound = self.spec.stack.bind_address
+        everywhere = ("127.0.0.1", "0.0.0.0", "::1", "::")  # noqa: S104 - reached by the name localhost
+        # The certificate names localhost; at another address it is reached by hostaddr, and the name stays verified.
+        return Endpoint("localhost", self.spec.stack.port, None if bound in everywhere else bound)
+
+    def server(self) -> Endpoint:
+        container = self.container("postgres")
+        if container is None or container.status != "running":
+            raise UserError(f"service postgres of project {self.project} does not run: run `make up`")
+        networks = container.attrs["NetworkSettings"]["Networks"]
+        return Endpoint("postgres", 5432, str(networks[f"{self.project}_database"]["IPAddress"]))
+
+    # --- what the containers get ----------------------------------------------------------------------------------------
+
+    def conf(self, name: str) -> bytes:
+        """A configuration file of the spec in use, as compose/conf/ has it for the committed spec."""
+        return render(self.spec)[f"compose/conf/{name}"].encode()
+
+    def pgbouncer_ini(self) -> bytes:
+        return self.conf(f"{self.size.name}/pgbouncer.ini")
+
+    def userlist(self) -> bytes:
+        """PgBouncer's auth_file: the one login that PgBouncer itself makes, to look the others up (auth_query)."""
+        return f'"pgbouncer" "{self.store.password("pgbouncer")}"\n'.encode()
+
+    def mounts(self) -> dict[str, list[File]]:
+        """Every service's own files."""
+        return {
+            "postgres": self._postgres_files(),
+            "pgbouncer": self.pgbouncer_files(),
+            "init": self.init_files(),
+        }
+
+    def _read(self, name: str) -> bytes:
+        return (self.store.path / name).read_bytes()
+
+    def _server_certificate(self, name: str) -> list[File]:
+        return [
+            File("secrets/server.crt", self._read(f"tls/{name}.crt")),
+            File("secrets/server.key", self._read(f"tls/{name}.key")),
+            File("secrets/ca.crt", self._read("ca.crt")),
+        ]
+
+    def _monitor(self) -> File:
+        return File(
+            "secrets/orcheo_monitor.pgpass", pgpass("orcheo_monitor", self.store.password("orcheo_monitor"))
+        )
+
+    def _postgres_files(self) -> list[File]:
+        files = [
+            File(f"secrets/{role}.scram", self._read(f"secrets/{role}.scram")) for role in POSTGRES_SECRETS
+        ]
+        files += [
+            *self._server_certificate("postgres"),
+            self._monitor(),
+            File("secrets/installation.json", self._read("installation.json")),
+        ]
+        files.append(File("conf/postgresql.conf", self.conf(f"{self.size.name}/postgresql.conf")))
+        files.append(File("conf/pg_hba.conf", self.conf("pg_hba.conf")))
+        return files
+
+    def pgbouncer_files(self) -> list[File]:
+        files = [
+            *self._server_certificate("pgbouncer"),
+            self._monitor(),
+            File("secrets/userlist.txt", self.userlist()),
+        ]
+        return [*files, File("conf/pgbouncer.ini", self.pgbouncer_ini())]
+
+    def init_files(self) -> list[File]:
+        files = [
+            File(f"secrets/{role}.{kind}", self._read(f"secrets/{role}.{kind}"))
+            for role in ROLES
+            for kind in ("password", "scram")
+        ]
+        return [
+            *files,
+            File("secrets/ca.crt", self._read("ca.crt")),
+            File("secrets/installation.json", self._read("installation.json")),
+        ]
+
+    def admin_dsn(self) -> str:
+        """The init job's way in, without a password (it reads that from its own secrets)."""
+        return f"postgresql://orcheo_admin@postgres:5432/postgres?sslmode=verify-full&sslrootcert={SECRETS}/ca.crt"
+
+    def environment(self) -> dict[str, str]:
+        """All of compose.env: what compose.yaml takes its values from. No secret is among them."""
+        stack = dict(
+            line.partition("=")[::2]
+            for line in self.conf(f"{self.size.name}/stack.env").decode().splitlines()
+            if "=" in line and line[0] != "#"
+        )
+        files = self.mounts()
+        bootstrap = [
+            self.spec.database.name,
+            *self.spec.database.extensions,
+            self._image_id("orcheo"),
+            self.admin_dsn(),
+        ]
+        digest = hashlib.sha256(repr([*bootstrap, fingerprint(files["init"])]).encode()).hexdigest()
+        return stack | {
+            "COMPOSE_PROJECT_NAME": self.project,
+            "STATE_DIR": str(self.store.path),
+            "POSTGRES_IMAGE": self.tags["postgres"],
+            "PGBOUNCER_IMAGE": self.tags["pgbouncer"],
+            "ORCHEO_IMAGE": self.tags["orcheo"],
+            "POSTGRES_INPUTS": fingerprint(files["postgres"]) if "postgres" in files else "",
+            "PGBOUNCER_INPUTS": fingerprint(files["pgbouncer"]),
+            "INIT_INPUTS": digest,
+            "INIT_ADMIN_DSN": self.admin_dsn(),
+            "INITDB_LOCALE_PROVIDER": self.spec.cluster.locale_provider,
+            "INITDB_LOCALE": self.spec.cluster.locale,
+            "DATABASE_NAME": self.spec.database.name,
+            "DATABASE_EXTENSIONS": ",".join(self.spec.database.extensions),
+            "BIND_ADDRESS": self.spec.stack.bind_address,
+            "PGBOUNCER_PORT": str(self.spec.stack.port),
+        }
+
+    def _image_id(self, name: str) -> str:
+        try:
+            return str(docker.from_env().images.get(self.tags[name]).id)
+        except NotFound:
+            raise UserError(f"image {self.tags[name]} is not there: run `make images`") from None
+
+    @property
+    def helper_image(self) -> str:
+        """An image with tar and find, for work on the services' files."""
+        return self.tags["pgbouncer"]
+
+    # --- steps of `up` that differ between targets ------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Refuse wrong input of this target's own, before anything is done: nothing here."""
+
+    def prepare_store(self) -> None:
+        """Take into the state directory what this target needs beyond the generated secrets: nothing here."""
+
+    def after_init(self, summary: dict[str, Any] | None) -> bool:
+        """React to what the init job found out, before PgBouncer starts; returns whether the services' files changed by it."""
+        del summary
+        return False
+
+    def is_bootstrapped(self) -> bool:
+        """Whether this installation's init job has finished on the database that is there now."""
+        query = "SELECT installation_id FROM orcheo_db.installation"
+        result = self.run("postgres", ["psql", "-XAtq", "-d", self.spec.database.name, "-c", query])
+        return result.code == 0 and result.stdout.strip() == self.store.installation_id()
+
+    # --- the volume -----------------------------------------------------------------------------------------------------
+
+    def volume_exists(self) -> bool:
+        try:
+            docker.from_env().volumes.get(self.volume)
+        except NotFound:
+            return False
+        return True
+
+    def inspect_volume(self) -> dict[str, Any]:
+        """What the data volume holds, read without starting a server (the image's own `inspect`)."""
+        client = docker.from_env()
+        try:
+            output = client.containers.run(
+                self.tags["postgres"], ["inspect"], remove=True, network_mode="none", read_only=True, user="999:999", cap_drop=["ALL"],
+                volumes={self.volume: {"bind": "/var/lib/postgresql", "mode": "ro"}},
+            )  # fmt: skip
+        except APIError as error:
+            raise UserError(
+                f"volume {self.volume} can't be inspected: {error.explanation or error}"
+            ) from None
+        found: dict[str, Any] = json.loads(output)
+        return found
+
+    # --- verification ---------------------------------------------------------------------------------------------------
+
+    def facts(self) -> Facts:
+        def host(service: str) -> str:
+            container = self.container(service)
+            if container is None:
+                raise UserError(f"service {service} of project {self.project} is missing: run `make up`")
+            return f"docker://{container.name}"
+
+        roles = [name for name in ("postgres", "pgbouncer") if name in self.service_names]
+        keys = [f"{SECRETS}/server.key"]
+        private = {
+            "postgres": [*keys, *(f"{SECRETS}/{role}.scram" for role in POSTGRES_SECRETS)],
+            "pgbouncer": [*keys, f"{SECRETS}/userlist.txt"],
+        }
+        packages = {
+            "postgres": [f"postgresql-{self.spec.versions.postgresql}", "pgbackrest", "patroni"],
+            "pgbouncer": ["pgbouncer"],
+        }
+        listening = {"postgres": ["tcp://5432"], "pgbouncer": ["tcp://6432"]}
+        return Facts(
+            target=self.name,
+            hosts={name: host(name) for name in roles},
+            users={name: name for name in roles},
+            packages={name: packages[name] for name in roles},
+            private_files={name: private[name] for name in roles},
+            listening={name: listening[name] for name in roles},
+            secrets_dir=SECRETS,
+            data_dir=self.pgdata,
+            managed_server="postgres" in roles,
+        )

@@ -1,0 +1,179 @@
+"""PostgreSQL somewhere else (RDS, Cloud SQL, Azure, a server of one's own): only PgBouncer and the init job run here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from orcheo_db.database import connect
+from orcheo_db.errors import UserError
+from orcheo_db.host import ca_bundle
+from orcheo_db.render.compose import render_pgbouncer
+from orcheo_db.secrets import Store, write_private
+from orcheo_db.spec import Size, Spec
+from orcheo_db.targets.base import Endpoint
+from orcheo_db.targets.compose import ROOT, SECRETS, ComposeTarget
+from orcheo_db.targets.mounts import File
+
+ADMIN_DSN = "ORCHEO_DB_ADMIN_DSN"
+SSLMODES = ("verify-full", "verify-ca", "require")  # anything weaker sends passwords to whoever answers
+SERVER_CA = "server-ca.crt"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+POOLED_ROLES = ("orcheo_app_a", "orcheo_app_b", "orcheo_ro", "orcheo_monitor")
+
+
+class ExternalTarget(ComposeTarget):
+    """PgBouncer and the init job in containers, against a server that this toolkit does not run."""
+
+    name = "external"
+    compose_file = "compose/external.yaml"
+    service_names = ("init", "pgbouncer")
+    image_names = ("pgbouncer", "orcheo")
+    managed_server = False
+
+    def __init__(self, spec: Spec, size: Size, store: Store, root: Path = ROOT) -> None:
+        super().__init__(spec, size, store, root)
+        self.project = f"{spec.stack.project}-external"
+
+    # --- the administrator's DSN -----------------------------------------------------------------------------------------
+
+    @property
+    def _dsn_file(self) -> Path:
+        return self.store.path / "secrets" / "admin.dsn"
+
+    @property
+    def _server_ca(self) -> Path:
+        return self.store.path / SERVER_CA
+
+    def admin(self) -> dict[str, Any]:
+        """The parts of the administrator's DSN: from the environment at the first `up`, kept (mode 0600) afterwards.
+
+        Raises:
+            UserError: it is missing, can't be parsed, lacks a part, or asks for less than a required TLS connection.
+        """
+        given = os.environ.get(ADMIN_DSN)
+        if not given and not self._dsn_file.is_file():
+            raise UserError(
+                f"{ADMIN_DSN} is not set: give the administrator's DSN of the external server, for example"
+                f" {ADMIN_DSN}='postgresql://admin:…@db.example.com:5432/postgres?sslmode=verify-full&sslrootcert=/path/ca.pem'"
+            )
+        try:
+            parts: dict[str, Any] = conninfo_to_dict(given or self._dsn_file.read_text().strip())
+        except psycopg.ProgrammingError as error:
+            raise UserError(
+                f"{ADMIN_DSN} is not a PostgreSQL DSN: {str(error).strip().splitlines()[0]}"
+            ) from None
+        return self._checked(parts)
+
+    def _checked(self, parts: dict[str, Any]) -> dict[str, Any]:
+        for key in ("host", "user", "password"):
+            if not parts.get(key):
+                raise UserError(
+                    f"{ADMIN_DSN} has no {key}: give host, user and password of the external server's administrator"
+                )
+        if parts["host"] in LOOPBACK or str(parts["host"]).startswith("/"):
+            raise UserError(
+                f"{ADMIN_DSN} names this machine itself ({parts['host']}), which containers can't reach: name an address of it that they can"
+            )
+        parts.setdefault("port", "5432")
+        parts.setdefault("dbname", "postgres")
+        parts.setdefault("sslmode", "verify-full")
+        if parts["sslmode"] not in SSLMODES:
+            raise UserError(
+                f"{ADMIN_DSN} says sslmode={parts['sslmode']}, which does not protect the password: use {', '.join(SSLMODES)}"
+            )
+        return parts
+
+    def check(self) -> None:
+        self._ca_source(self.admin())
+
+    def _ca_source(self, parts: dict[str, Any]) -> Path:
+        """The file that the server's certificate is verified against: the DSN's, else what this host trusts."""
+        wanted = parts.get("sslrootcert")
+        if wanted == f"{SECRETS}/{SERVER_CA}":  # our own kept DSN: the file is in the store already
+            return self._server_ca
+        source = Path(wanted) if wanted and wanted != "system" else ca_bundle()
+        if not source.is_file():
+            raise UserError(f"{ADMIN_DSN} says sslrootcert={source}, and there is no such file: give the server's CA certificate")
+        return source
+
+    def prepare_store(self) -> None:
+        parts = self.admin()
+        content = self._ca_source(parts).read_bytes()
+        if not self._server_ca.is_file() or self._server_ca.read_bytes() != content:
+            write_private(self._server_ca, content, mode=0o644)
+        dsn = make_conninfo("", **(parts | {"sslrootcert": f"{SECRETS}/{SERVER_CA}"}))
+        if not self._dsn_file.is_file() or self._dsn_file.read_text().strip() != dsn:
+            write_private(self._dsn_file, f"{dsn}\n".encode())
+
+    def admin_dsn(self) -> str:
+        return "in-file"  # the init job reads secrets/admin.dsn; compose.env holds no secret
+
+    # --- how PgBouncer finds the server and the passwords ------------------------------------------------------------------
+
+    @property
+    def _auth_file(self) -> Path:
+        return self.store.path / "pooler-auth"
+
+    def pooler_auth(self) -> str:
+        """auth_query where the server let us make the lookup function, else auth_file (the init job finds out)."""
+        return self._auth_file.read_text().strip() if self._auth_file.is_file() else "auth_file"
+
+    def after_init(self, summary: dict[str, Any] | None) -> bool:
+        if summary is None or summary.get("pooler_auth", "auth_file") == self.pooler_auth():
+            return False
+        write_private(self._auth_file, f"{summary['pooler_auth']}\n".encode())
+        return True
+
+    def pgbouncer_ini(self) -> bytes:
+        parts = self.admin()
+        address = f"host={parts['host']} port={parts['port']}"
+        databases = {self.spec.database.name: f"{address} dbname={self.spec.database.name}"}
+        if self.pooler_auth() == "auth_query":
+            databases[parts["dbname"]] = f"{address} dbname={parts['dbname']}"
+        text = render_pgbouncer(
+            self.spec, self.size, databases=databases, auth_query=self.pooler_auth() == "auth_query", auth_dbname=parts["dbname"],
+            server_tls_sslmode=parts["sslmode"], server_tls_ca_file=f"{SECRETS}/{SERVER_CA}",
+        )  # fmt: skip
+        return text.encode()
+
+    def userlist(self) -> bytes:
+        if self.pooler_auth() == "auth_query":
+            return super().userlist()
+        # Verifiers, not passwords: PgBouncer logs in with the keys that the client's own SCRAM exchange gives it.
+        return "".join(f'"{role}" "{self.store.verifier(role)}"\n' for role in POOLED_ROLES).encode()
+
+    def mounts(self) -> dict[str, list[File]]:
+        return {"pgbouncer": self.pgbouncer_files(), "init": self.init_files()}
+
+    def pgbouncer_files(self) -> list[File]:
+        return [*super().pgbouncer_files(), File(f"secrets/{SERVER_CA}", self._server_ca.read_bytes())]
+
+    def init_files(self) -> list[File]:
+        files = [
+            File("secrets/admin.dsn", self._dsn_file.read_bytes()),
+            File(f"secrets/{SERVER_CA}", self._server_ca.read_bytes()),
+        ]
+        return [*super().init_files(), *files]
+
+    # --- endpoints ----------------------------------------------------------------------------------------------------------
+
+    def server(self) -> Endpoint:
+        parts = self.admin()
+        return Endpoint(str(parts["host"]), int(parts["port"]), parts.get("hostaddr"))
+
+    def ca_file(self, *, direct: bool = False) -> Path:
+        return self._server_ca if direct else self.store.ca_file
+
+    def is_bootstrapped(self) -> bool:
+        try:
+            with connect(self.dsn("orcheo_monitor", direct=True), timeout=10) as connection:
+                row = connection.execute("SELECT installation_id FROM orcheo_db.installation").fetchone()
+        except (UserError, psycopg.Error):
+            return False
+        return row is not None and row[0] == self.store.installation_id()

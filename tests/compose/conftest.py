@@ -1,0 +1,51 @@
+"""A second installation for the tests that lose secrets, break volumes or start from nothing."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Installation, free_port
+
+
+@pytest.fixture
+def second(docker_ready: None, installation: Installation, tmp_path: Path) -> Iterator[Installation]:
+    """A fresh installation beside the session's one (whose images it shares), removed at the end."""
+    own = Installation("orcheo-db-test-second", free_port(), tmp_path / "state")
+    remove_leftovers(own)
+    yield own
+    remove_leftovers(own)
+
+
+def remove_leftovers(own: Installation) -> None:
+    """Containers, networks and volumes of the suite's own second project, whatever state a test left it in."""
+    label = f"label=com.docker.compose.project={own.project}"
+    for kind, options in (("container", ["--all"]), ("network", []), ("volume", [])):
+        listed = subprocess.run(["docker", kind, "ls", "--quiet", *options, "--filter", label], capture_output=True, text=True, check=True)
+        if names := listed.stdout.split():
+            subprocess.run(["docker", kind, "rm", *(["--force"] if kind != "network" else []), *names], capture_output=True, check=True)
+
+
+@pytest.fixture
+def in_volume() -> Callable[[Installation, str], str]:
+    """Run a shell script as the server's user on an installation's data volume, as damage or a person's hand would."""
+
+    def run(own: Installation, script: str) -> str:
+        target = own.target()
+        argv = ["docker", "run", "--rm", "--network=none", "--user=999:999", f"--volume={target.volume}:/var/lib/postgresql"]
+        done = subprocess.run([*argv, "--entrypoint=sh", target.tags["postgres"], "-euc", script], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def containers(project: str) -> list[str]:
+    argv = ["docker", "ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={project}"]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
+
+
+__all__ = ["ROOT", "containers"]

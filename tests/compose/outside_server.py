@@ -1,0 +1,86 @@
+"""A second real PostgreSQL on this machine, not ours: Debian 12's PostgreSQL 15, on the gateway address of a network made for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from orcheo_db.host import apt_install, available, os_release
+from orcheo_db.secrets import Authority
+from tests.conftest import free_port
+
+BIN = Path("/usr/lib/postgresql/15/bin")
+NETWORK = "orcheo-db-test-outside"
+
+
+@dataclass(frozen=True)
+class Outside:
+    address: str
+    port: int
+    ca: Path
+    directory: Path
+
+    def dsn(self, user: str, password: str, sslmode: str = "verify-full") -> str:
+        return f"postgresql://{user}:{password}@{self.address}:{self.port}/postgres?sslmode={sslmode}&sslrootcert={self.ca}"
+
+    def sql(self, text: str, database: str = "postgres") -> str:
+        argv = ["runuser", "-u", "postgres", "--", str(BIN / "psql"), "-XAtq", "-v", "ON_ERROR_STOP=1", "-h", str(self.directory), "-p", str(self.port), "-d", database]
+        return subprocess.run([*argv, "-c", text], capture_output=True, text=True, check=True, cwd="/").stdout.strip()
+
+
+def ensure_postgresql_15() -> None:
+    """Use the host's PostgreSQL 15, or install it where Debian 12's packages offer it; otherwise the test says why it can't run."""
+    if (BIN / "initdb").exists():
+        return
+    if os.geteuid() != 0 or shutil.which("apt-get") is None or "postgresql-15" not in available(["postgresql-15"]):
+        pytest.skip(f"no PostgreSQL 15 here and none to install ({os_release().get('PRETTY_NAME', 'unknown system')}): needs Debian 12 as root")
+    apt_install("postgresql-15")
+
+
+@contextlib.contextmanager
+def outside_server(directory: Path) -> Iterator[Outside]:
+    if os.geteuid() != 0:
+        pytest.skip("making a server that is not ours takes root: it runs as another user")
+    ensure_postgresql_15()
+    subprocess.run(["docker", "network", "rm", NETWORK], capture_output=True)
+    subprocess.run(["docker", "network", "create", NETWORK], check=True, capture_output=True)
+    template = "{{(index .IPAM.Config 0).Gateway}}"
+    address = subprocess.run(["docker", "network", "inspect", "--format", template, NETWORK], check=True, capture_output=True, text=True).stdout.strip()
+    authority = Authority.create()
+    key, certificate = authority.issue("outside", (address,))
+    server = Outside(address, free_port(), directory / "ca.crt", directory / "run")
+    data = directory / "data"
+    server.directory.mkdir()
+    for name, content in (("ca.crt", authority.certificate_pem()), ("server.key", key), ("server.crt", certificate)):
+        (directory / name).write_bytes(content)
+    (directory / "server.key").chmod(0o600)
+    for path in [directory, *directory.parents]:
+        if path.is_relative_to("/tmp") and path != Path("/tmp"):
+            path.chmod(0o755)  # pytest's folders are private; this server is another user
+    subprocess.run(["chown", "-R", "postgres:postgres", str(directory)], check=True)
+
+    def as_postgres(*argv: str) -> None:
+        done = subprocess.run(["runuser", "-u", "postgres", "--", *argv], capture_output=True, text=True, cwd="/")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    as_postgres(str(BIN / "initdb"), "-D", str(data), "--auth-local=trust", "--auth-host=reject", "-E", "UTF8", "--locale=C.UTF-8")
+    (data / "pg_hba.conf").write_text("local all all trust\nhostssl all all all scram-sha-256\n")
+    options = {
+        "listen_addresses": address, "port": str(server.port), "unix_socket_directories": str(server.directory), "ssl": "on",
+        "ssl_cert_file": str(directory / "server.crt"), "ssl_key_file": str(directory / "server.key"), "password_encryption": "scram-sha-256",
+    }  # fmt: skip
+    with (data / "postgresql.conf").open("a") as file:
+        file.writelines(f"{name} = '{value}'\n" for name, value in options.items())
+    as_postgres(str(BIN / "pg_ctl"), "-D", str(data), "-l", str(directory / "run" / "log"), "-w", "start")
+    try:
+        yield server
+    finally:
+        as_postgres(str(BIN / "pg_ctl"), "-D", str(data), "-m", "immediate", "-w", "stop")
+        subprocess.run(["docker", "network", "rm", NETWORK], capture_output=True)

@@ -1,0 +1,108 @@
+"""`make up TARGET=external`: PgBouncer and the schema for a server that this toolkit does not run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import psycopg
+import pytest
+
+from tests.compose.conftest import containers, remove_leftovers
+from tests.compose.outside_server import Outside, outside_server
+from tests.conftest import ROOT, Installation, free_port
+
+# What RDS's and Cloud SQL's administrators have in common: no superuser, but roles and databases; on PostgreSQL 15 that is all
+# that the bootstrap needs.
+ADMINS = {"superuser": "SUPERUSER", "cloud": "NOSUPERUSER CREATEROLE CREATEDB"}
+
+
+@pytest.fixture(scope="module")
+def outside(installation: Installation, tmp_path_factory):
+    with outside_server(tmp_path_factory.mktemp("outside")) as server:
+        for name, attributes in ADMINS.items():
+            server.sql(f"CREATE ROLE {name}_admin LOGIN {attributes} PASSWORD 'probe-only'")
+        yield server
+
+
+@pytest.fixture
+def external(outside: Outside, tmp_path):
+    own = Installation("orcheo-db-test-second", free_port(), tmp_path / "state", kind="external")
+    shown = Installation(f"{own.project}-external", own.port, own.state)
+    remove_leftovers(shown)
+    yield own
+    remove_leftovers(shown)
+    # The next administrator starts from an empty server again.
+    outside.sql("DROP DATABASE IF EXISTS orcheo WITH (FORCE)")
+    outside.sql("DROP SCHEMA IF EXISTS orcheo_pooler CASCADE")
+    for role in ("orcheo_app_a", "orcheo_app_b", "orcheo_ro", "orcheo_monitor", "pgbouncer", "replicator", "orcheo"):
+        if outside.sql(f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'"):
+            outside.sql(f"DROP OWNED BY {role}")
+            outside.sql(f"DROP ROLE {role}")
+
+
+@pytest.mark.disruptive
+@pytest.mark.parametrize("admin", sorted(ADMINS))
+def test_up_against_postgresql_15(external: Installation, outside: Outside, admin):
+    external.extra = {"ORCHEO_DB_ADMIN_DSN": outside.dsn(f"{admin}_admin", "probe-only")}
+    document = external.ok("up", "--json").json
+    assert document["app_sees"]["tables"] == 59 and document["app_sees"]["acts_as"] == "orcheo"
+    assert document["app_sees"]["server_version"].startswith("15.")
+    summary = document["init"]
+    assert summary["pooler_auth"] == {"superuser": "auth_query", "cloud": "auth_file"}[admin]
+    if admin == "cloud":
+        left_out = " ".join(map(str, summary["left_out"]))
+        assert "pg_stat_statements" in left_out and "pg_authid" in left_out
+    # Kept from the first up: the next needs no environment, and nothing changes.
+    external.extra = {}
+    assert external.ok("up", "--json").json["changed"] == []
+    doctor = external.run("doctor", "--json")
+    assert doctor.code == 0, [check for check in doctor.json["checks"] if not check["ok"]]
+    assert outside.sql("SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename ~ '^orcheo' AND NOT ssl") == "0"
+    # The administrator's password is where secrets are, and nowhere else.
+    target = external.target()
+    for name in target.service_names:
+        container = target.container(name)
+        assert container is not None and "probe-only" not in str(container.attrs)
+    assert "probe-only" not in (external.state / "compose.env").read_text()
+    # The same suite as for every target.
+    argv = [sys.executable, "-m", "pytest", "-q", "-rs", "--existing", "--verify-target=external", "tests/verify"]
+    done = subprocess.run(argv, cwd=ROOT, env=external.env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert " passed" in done.stdout
+    # destroy takes our part away and nothing of theirs.
+    external.ok("destroy", "--confirm", "yes")
+    assert outside.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'", "orcheo") == "59"
+
+
+@pytest.mark.disruptive
+def test_a_wrong_ca_and_a_wrong_password_are_one_line(external: Installation, outside: Outside, tmp_path):
+    external.extra = {"ORCHEO_DB_ADMIN_DSN": outside.dsn("cloud_admin", "wrong")}
+    ran = external.run("up")
+    assert ran.code == 2 and "password" in ran.message and "wrong" not in ran.message.replace("wrong password", "")
+    from orcheo_db.secrets import Authority  # noqa: PLC0415
+
+    (tmp_path / "other.crt").write_bytes(Authority.create().certificate_pem())
+    external.extra = {"ORCHEO_DB_ADMIN_DSN": outside.dsn("cloud_admin", "probe-only").replace(str(outside.ca), str(tmp_path / "other.crt"))}
+    ran = external.run("up")
+    assert ran.code == 2 and "certificate" in ran.message
+    assert outside.sql("SELECT count(*) FROM pg_roles WHERE rolname ~ '^orcheo'") == "0", "nothing may be changed"
+
+
+@pytest.mark.parametrize(
+    ("dsn", "words"),
+    [
+        ("", "ORCHEO_DB_ADMIN_DSN is not set"),
+        ("nonsense", "is not a PostgreSQL DSN"),
+        ("postgresql://h/postgres", "has no user"),
+        ("postgresql://u@h/postgres", "has no password"),
+        ("postgresql://u:p@localhost/postgres", "names this machine itself"),
+        ("postgresql://u:p@h/postgres?sslmode=disable", "sslmode=disable, which does not protect the password"),
+        ("postgresql://u:p@h/postgres?sslrootcert=/nonexistent/ca.pem", "there is no such file"),
+    ],
+)
+def test_bad_admin_dsns_are_one_line_and_change_nothing(installation: Installation, tmp_path, dsn, words):
+    own = Installation("orcheo-db-test-second", free_port(), tmp_path / "state", kind="external", extra={"ORCHEO_DB_ADMIN_DSN": dsn})
+    ran = own.run("up")
+    assert ran.code == 2 and words in ran.message, ran.stderr
+    assert containers(f"{own.project}-external") == []

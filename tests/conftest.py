@@ -1,0 +1,133 @@
+"""One stack for the whole session, of its own project, port and state directory: nothing of the user's is touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orcheo_db.host import ensure_docker
+from orcheo_db.lifecycle import state_directory
+from orcheo_db.secrets import Store
+from orcheo_db.spec import load_spec
+from orcheo_db.targets.compose import ComposeTarget
+from orcheo_db.targets.external import ExternalTarget
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = Path(sys.executable).with_name("orcheo-db")
+TEST_PROJECT = "orcheo-db-test"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--existing", action="store_true", help="verify the running stack of the spec; no disruptive tests, nothing is started")
+    parser.addoption("--verify-target", choices=["compose", "external"], default="compose", help="the target of --existing")
+    parser.addoption("--keep", action="store_true", help="leave the test stack running at the end")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "disruptive: kills, stops or restarts services (never run against --existing)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # Unit tests first: a wrong constant should not cost a stack. Disruptive ones last: the others may share the stack.
+    order = {"unit": 0, "verify": 1, "compose": 2, "external": 3}
+    items.sort(key=lambda item: (order.get(Path(item.path).parent.name, 9), item.get_closest_marker("disruptive") is not None))
+    if config.getoption("--existing"):
+        for item in items:
+            if item.get_closest_marker("disruptive"):
+                item.add_marker(pytest.mark.skip(reason="disruptive, and --existing names somebody's running stack"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Ran:
+    """What a command line gave its user."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.stdout)
+
+    @property
+    def message(self) -> str:
+        """The last line of stderr: where a refusal stands."""
+        lines = self.stderr.strip().splitlines()
+        return lines[-1] if lines else ""
+
+
+@dataclass
+class Installation:
+    """An installation under test, driven as its user would: by the command line."""
+
+    project: str
+    port: int
+    state: Path
+    kind: str = "compose"
+    extra: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def env(self) -> dict[str, str]:
+        own = {"ORCHEO_DB_PROJECT": self.project, "ORCHEO_DB_PORT": str(self.port), "ORCHEO_DB_STATE_DIR": str(self.state)}
+        return {**os.environ, **own, **self.extra}
+
+    def run(self, *arguments: str, timeout: float = 1500) -> Ran:
+        argv = [str(PROGRAM), "--target", self.kind, *arguments]
+        done = subprocess.run(argv, env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    def ok(self, *arguments: str) -> Ran:
+        ran = self.run(*arguments)
+        assert ran.code == 0, f"orcheo-db {' '.join(arguments)} -> {ran.code}\n{ran.stderr}"
+        return ran
+
+    def target(self) -> ComposeTarget:
+        spec = load_spec(env=self.env)
+        kind = ComposeTarget if self.kind == "compose" else ExternalTarget
+        return kind(spec, spec.size(None), Store(self.state))
+
+    def destroy(self) -> None:
+        assert self.run("destroy", "--confirm", "yes").code == 0
+
+
+@pytest.fixture(scope="session")
+def docker_ready() -> None:
+    """Docker answers, installed and started if need be: as `make up` does it."""
+    ensure_docker(install=os.environ.get("INSTALL_DOCKER", "yes") != "no")
+
+
+@pytest.fixture(scope="session")
+def installation(request: pytest.FixtureRequest, docker_ready: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """The session's stack, up and served."""
+    if request.config.getoption("--existing"):
+        spec, kind = load_spec(env=os.environ), request.config.getoption("--verify-target")
+        project = spec.stack.project if kind == "compose" else f"{spec.stack.project}-{kind}"
+        yield Installation(spec.stack.project, spec.stack.port, state_directory(ROOT, project), kind=kind)
+        return
+    own = Installation(TEST_PROJECT, free_port(), ROOT / "compose" / ".state" / TEST_PROJECT)
+    if own.state.exists():  # left by a run that was killed: it is this suite's own project
+        own.destroy()
+    own.ok("up")
+    yield own
+    if not request.config.getoption("--keep"):
+        own.destroy()
+
+
+@pytest.fixture
+def target(installation: Installation) -> ComposeTarget:
+    return installation.target()
