@@ -32,10 +32,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--keep", action="store_true", help="leave the test stack running at the end")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "disruptive: kills, stops or restarts services (never run against --existing)")
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # Unit tests first: a wrong constant should not cost a stack. Disruptive ones last: the others may share the stack.
     order = {"unit": 0, "verify": 1, "compose": 2, "external": 3}

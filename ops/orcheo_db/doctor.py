@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 
 from orcheo_db import effective
+from orcheo_db.bootstrap import expected
 from orcheo_db.database import connect
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.lifecycle import probe
@@ -254,19 +255,15 @@ def _roles(name: str, target: ComposeTarget, connection: psycopg.Connection[Any]
 
 
 def _schema(name: str, target: ComposeTarget, connection: psycopg.Connection[Any]) -> Check:
+    del connection  # that one is to the same database, but the check is the bootstrap's own
     versions = target.spec.versions
     with connect(target.dsn("orcheo_monitor", direct=True), timeout=10) as database:
-        row = database.execute(
-            "SELECT orcheo_version, backend_version, tables FROM orcheo_db.installation"
-        ).fetchone()
-        there = database.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone()
-    del connection
-    if row is None or there is None:
+        row = database.execute("SELECT orcheo_version, backend_version, tables FROM orcheo_db.installation").fetchone()
+        present = expected.present(database)
+    if row is None:
         return Check(name, False, "the init job has not finished", "run `orcheo-db bootstrap`")
-    ok = (row[0], row[1]) == (versions.orcheo, versions.orcheo_backend) and there[0] >= row[2]
-    return Check(
-        name,
-        ok,
-        f"orcheo {row[0]}, backend {row[1]}: {there[0]} tables, {row[2]} expected",
-        "run `orcheo-db bootstrap`",
-    )
+    wanted = expected.load(versions.orcheo, versions.orcheo_backend)
+    missing = sorted(set(wanted.tables) - set(present)) if wanted else []
+    ok = (row[0], row[1]) == (versions.orcheo, versions.orcheo_backend) and not missing and len(present) >= row[2]
+    found = f"orcheo {row[0]}, backend {row[1]}: {len(present)} tables"
+    return Check(name, ok, found + (f", missing {', '.join(missing)}" if missing else ""), "run `orcheo-db bootstrap`")

@@ -21,7 +21,8 @@ UNITS = {
 TRUE = {"on", "true", "yes", "1"}
 FALSE = {"off", "false", "no", "0"}
 # As JSON, for psql on the server's own host: the superuser's session has no settings of its role on top of the server's.
-QUERY = "SELECT json_agg(json_build_array(name, setting, unit, vartype, pending_restart)) FROM pg_settings"
+# reset_val, because `setting` shows the tcp_keepalives_* of this very session, a socket's, as 0.
+QUERY = "SELECT json_agg(json_build_array(name, reset_val, unit, vartype, pending_restart)) FROM pg_settings"
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,25 @@ def same(meant: str, actual: str, unit: str | None, vartype: str) -> bool:
     """Whether a value as written in postgresql.conf means the value that pg_settings reports."""
     if vartype == "bool":
         return (meant.lower() in TRUE) == (actual.lower() in TRUE) and meant.lower() in TRUE | FALSE
+    if re.fullmatch(r"0[0-7]+", meant) and vartype == "integer":
+        return int(meant, 8) == int(actual)  # file modes: PostgreSQL reads a leading 0 as octal, pg_settings shows decimal
     if vartype in ("integer", "real"):
         if actual in ("-1", "0") or Decimal(actual) < 0:
             return quantity(meant, None) == Decimal(actual)
         return quantity(meant, unit) == quantity(actual, unit)
     return [part.strip() for part in meant.split(",")] == [part.strip() for part in actual.split(",")]
+
+
+def read(run: Callable[[str, Sequence[str]], Any]) -> list[Row]:
+    """Every setting of the server as rows for `compare`; `run` is a target's `run`.
+
+    Raises:
+        CheckFailed: psql on the server's host fails, with its words.
+    """
+    result = run("postgres", ["psql", "-XAtq", "-d", "postgres", "-c", QUERY])
+    if result.code != 0:
+        raise CheckFailed(f"the server's settings can't be read: {' '.join(result.stderr.split())}")
+    return [(row[0], row[1], row[2], row[3], row[4]) for row in json.loads(result.stdout)]
 
 
 def compare(

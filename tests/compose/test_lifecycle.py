@@ -56,21 +56,26 @@ def test_doctor_finds_nothing(installation: Installation):
 def test_doctor_finds_what_somebody_changed(installation: Installation):
     target = installation.target()
 
-    def sql(text: str) -> None:
-        for statement in text.split(";"):
-            result = target.run("postgres", ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", "orcheo", "-c", statement])
-            assert result.code == 0, result.stderr
+    def sql(text: str, database: str = "orcheo") -> None:
+        result = target.run("postgres", ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", text])
+        assert result.code == 0, result.stderr
 
-    sql("ALTER SYSTEM SET work_mem = '7MB'; SELECT pg_reload_conf(); ALTER ROLE orcheo_app_b CREATEDB; ALTER TABLE store RENAME TO store_gone")
+    sql("ALTER DATABASE postgres SET work_mem = '7MB'", "postgres")
+    sql("ALTER ROLE orcheo_app_b CREATEDB")
+    sql("ALTER TABLE store RENAME TO store_gone")
     try:
         ran = installation.run("doctor", "--json")
         assert ran.code == 1
         failed = {check["name"]: check for check in ran.json["checks"] if not check["ok"]}
-        assert set(failed) == {"settings as meant", "roles"} | ({"app schema"} & set(failed))
+        assert set(failed) == {"settings as meant", "roles", "app schema"}
         assert "work_mem is 7168kB, meant 4MB" in failed["settings as meant"]["found"]
         assert "orcheo_app_b" in failed["roles"]["found"]
+        assert "store" in failed["app schema"]["found"]
+        assert "3 of" in ran.message
     finally:
-        sql("ALTER SYSTEM RESET work_mem; SELECT pg_reload_conf(); ALTER ROLE orcheo_app_b NOCREATEDB; ALTER TABLE store_gone RENAME TO store")
+        sql("ALTER DATABASE postgres RESET work_mem", "postgres")
+        sql("ALTER ROLE orcheo_app_b NOCREATEDB")
+        sql("ALTER TABLE store_gone RENAME TO store")
     installation.ok("doctor")
 
 

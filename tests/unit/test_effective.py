@@ -23,6 +23,8 @@ from orcheo_db.effective import Difference, compare, quantity, same
         ("-1", "-1", "kB", "integer", True),
         ("0", "-1", "ms", "integer", False),
         ("100", "100", None, "integer", True),
+        ("0700", "448", None, "integer", True),
+        ("0770", "448", None, "integer", False),
         ("0.9", "0.9", None, "real", True),
         ("1.1", "1.1", None, "real", True),
         ("2ms", "2", "ms", "real", True),

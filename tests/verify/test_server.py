@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from orcheo_db import effective
+from orcheo_db.bootstrap import expected
 from orcheo_db.doctor import ROLE_ATTRIBUTES
 from orcheo_db.targets.base import Facts, Target
 from orcheo_db.tuning import postgresql_settings
@@ -77,6 +78,8 @@ def test_read_only_role_reads_everything_and_writes_nothing(connect):
     names = [row[0] for row in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
     for name in names:
         connection.execute(psycopg.sql.SQL("SELECT count(*) FROM {}").format(psycopg.sql.Identifier(name)))
+    # Its transactions are read-only by default; a session that turns that off still has no right to write.
+    connection = connect("orcheo_ro", direct=True, options="-c default_transaction_read_only=off")
     for statement in ("INSERT INTO workflows (id) VALUES ('x')", "DELETE FROM workflow_runs", "CREATE TABLE probe (i int)", "CREATE TEMP TABLE probe (i int)"):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute(statement)
@@ -86,7 +89,7 @@ def test_read_only_role_reads_everything_and_writes_nothing(connect):
 def test_app_role_administers_nothing(connect):
     connection = connect()
     for statement in ("CREATE ROLE probe", "CREATE DATABASE probe", "ALTER SYSTEM SET work_mem = '1GB'", "COPY workflows TO PROGRAM 'true'"):
-        with pytest.raises((psycopg.errors.InsufficientPrivilege, psycopg.errors.ActiveSqlTransaction)):
+        with pytest.raises((psycopg.errors.InsufficientPrivilege, psycopg.errors.FeatureNotSupported)):
             connection.execute(statement)
 
 
@@ -120,12 +123,12 @@ def test_statement_statistics_are_collected(connect):
 
 @pytest.mark.any_server
 def test_the_apps_whole_schema_is_there(connect, target: Target):
-    from orcheo_db.bootstrap.expected import expected_schema  # noqa: PLC0415
-
     versions = target.spec.versions
-    wanted = expected_schema(versions.orcheo, versions.orcheo_backend)
+    wanted = expected.load(versions.orcheo, versions.orcheo_backend)
     connection = connect("orcheo_ro")
     tables = {row[0] for row in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
+    if wanted is None:
+        pytest.skip(f"no list of tables for orcheo {versions.orcheo} and backend {versions.orcheo_backend}")
     assert set(wanted.tables) <= tables
     if (versions.orcheo, versions.orcheo_backend) == ("0.46.1", "0.39.0"):
         assert len(tables) == 59

@@ -31,6 +31,7 @@ _OWNED_PGBOUNCER = {
     "auth_query": _SECURITY,
     "auth_type": _SECURITY,
     "auth_user": _SECURITY,
+    "client_tls_ca_file": _SECURITY,
     "client_tls_cert_file": _SECURITY,
     "client_tls_key_file": _SECURITY,
     "client_tls_sslmode": _SECURITY,

@@ -120,6 +120,13 @@ _FIXED = (
         "no client certificate is asked for; without a file, the system's CAs are loaded, which a slim image lacks",
         _TLS,
     ),
+    Setting(
+        "client_tls_ca_file",
+        f"{SECRETS}/ca.crt",
+        "clients need no certificate, but one that is sent must be from this authority; unset, PgBouncer does not"
+        " start without the system's bundle",
+        _TLS,
+    ),
     Setting("client_tls_protocols", "tlsv1.2,tlsv1.3", "older versions are broken", _TLS),
     Setting("server_tls_sslmode", "verify-full", "PostgreSQL's certificate and name are verified", _TLS),
     Setting("server_tls_ca_file", f"{SECRETS}/ca.crt", "the installation's own authority", _TLS),
