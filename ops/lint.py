@@ -21,16 +21,28 @@ def tracked(*patterns: str) -> list[str]:
 
 
 def shell_scripts() -> list[str]:
-    return [name for name in tracked() if (ROOT / name).read_bytes()[:64].startswith((b"#!/usr/bin/env bash", b"#!/bin/sh", b"#!/bin/bash"))]
+    return [
+        name
+        for name in tracked()
+        if (ROOT / name).read_bytes()[:64].startswith((b"#!/usr/bin/env bash", b"#!/bin/sh", b"#!/bin/bash"))
+    ]
 
 
 def compose_environment() -> dict[str, str]:
     """Placeholders for everything that compose.yaml requires, so that its structure can be checked without an installation."""
     import re  # noqa: PLC0415
 
-    names = {name for file in tracked("compose/*.yaml") for name in re.findall(r"\$\{([A-Z_]+):\?", (ROOT / file).read_text())}
+    names = {
+        name
+        for file in tracked("compose/*.yaml")
+        for name in re.findall(r"\$\{([A-Z_]+):\?", (ROOT / file).read_text())
+    }
     numbers = {name: "64m" for name in names if name.endswith(("_MEMORY", "_SIZE"))}
-    return dict.fromkeys(names, "lint") | numbers | {"PGBOUNCER_PORT": "6432", "BIND_ADDRESS": "127.0.0.1", "STATE_DIR": "/nonexistent"}
+    return (
+        dict.fromkeys(names, "lint")
+        | numbers
+        | {"PGBOUNCER_PORT": "6432", "BIND_ADDRESS": "127.0.0.1", "STATE_DIR": "/nonexistent"}
+    )
 
 
 def checks() -> list[tuple[str, Sequence[str], dict[str, str]]]:
@@ -45,7 +57,13 @@ def checks() -> list[tuple[str, Sequence[str], dict[str, str]]]:
         ("rendered files", [f"{BIN}/orcheo-db", "render", "--check"], {}),
     ]
     for file in compose_files:
-        found.append((f"compose {file}", [f"{BIN}/docker-compose", "--file", file, "config", "--quiet"], compose_environment()))
+        found.append(
+            (
+                f"compose {file}",
+                [f"{BIN}/docker-compose", "--file", file, "config", "--quiet"],
+                compose_environment(),
+            )
+        )
     return found
 
 

@@ -48,7 +48,10 @@ def ensure_venv_module() -> None:
         stop(f"Python's venv module is incomplete here: install it (apt-get install {package}) and run again")
     say(f"installing {package} (Python's venv module is incomplete on this machine)")
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for argv in (["apt-get", "update", "-q"], ["apt-get", "install", "-y", "-q", "--no-install-recommends", package]):
+    for argv in (
+        ["apt-get", "update", "-q"],
+        ["apt-get", "install", "-y", "-q", "--no-install-recommends", package],
+    ):
         done = subprocess.run(argv, env=env, capture_output=True, text=True)
         if done.returncode != 0:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -66,7 +69,9 @@ def run_pip(*arguments: str) -> None:
 def main() -> int:
     if sys.version_info < MINIMUM:
         found = ".".join(map(str, sys.version_info[:3]))
-        stop(f"Python {found} at {sys.executable} is too old: install Python >= 3.11, or name one with `make PYTHON=python3.12 …`")
+        stop(
+            f"Python {found} at {sys.executable} is too old: install Python >= 3.11, or name one with `make PYTHON=python3.12 …`"
+        )
     wanted = fingerprint()
     if STAMP.is_file() and STAMP.read_text() == wanted:
         os.utime(STAMP)

@@ -27,15 +27,26 @@ TEST_PROJECT = "orcheo-db-test"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--existing", action="store_true", help="verify the running stack of the spec; no disruptive tests, nothing is started")
-    parser.addoption("--verify-target", choices=["compose", "external"], default="compose", help="the target of --existing")
+    parser.addoption(
+        "--existing",
+        action="store_true",
+        help="verify the running stack of the spec; no disruptive tests, nothing is started",
+    )
+    parser.addoption(
+        "--verify-target", choices=["compose", "external"], default="compose", help="the target of --existing"
+    )
     parser.addoption("--keep", action="store_true", help="leave the test stack running at the end")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # Unit tests first: a wrong constant should not cost a stack. Disruptive ones last: the others may share the stack.
     order = {"unit": 0, "verify": 1, "compose": 2, "external": 3}
-    items.sort(key=lambda item: (order.get(Path(item.path).parent.name, 9), item.get_closest_marker("disruptive") is not None))
+    items.sort(
+        key=lambda item: (
+            order.get(Path(item.path).parent.name, 9),
+            item.get_closest_marker("disruptive") is not None,
+        )
+    )
     if config.getoption("--existing"):
         for item in items:
             if item.get_closest_marker("disruptive"):
@@ -79,12 +90,24 @@ class Installation:
 
     @property
     def env(self) -> dict[str, str]:
-        own = {"ORCHEO_DB_PROJECT": self.project, "ORCHEO_DB_PORT": str(self.port), "ORCHEO_DB_STATE_DIR": str(self.state)}
+        own = {
+            "ORCHEO_DB_PROJECT": self.project,
+            "ORCHEO_DB_PORT": str(self.port),
+            "ORCHEO_DB_STATE_DIR": str(self.state),
+        }
         return {**os.environ, **own, **self.extra}
 
     def run(self, *arguments: str, timeout: float = 1500) -> Ran:
         argv = [str(PROGRAM), "--target", self.kind, *arguments]
-        done = subprocess.run(argv, env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            argv,
+            env=self.env,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
         return Ran(done.returncode, done.stdout, done.stderr)
 
     def ok(self, *arguments: str) -> Ran:
@@ -108,7 +131,9 @@ def docker_ready() -> None:
 
 
 @pytest.fixture(scope="session")
-def installation(request: pytest.FixtureRequest, docker_ready: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+def installation(
+    request: pytest.FixtureRequest, docker_ready: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Installation]:
     """The session's stack, up and served."""
     if request.config.getoption("--existing"):
         spec, kind = load_spec(env=os.environ), request.config.getoption("--verify-target")

@@ -54,8 +54,7 @@ def host_mirrors(text: str, codename: str) -> Mirrors | None:
         if "URIs" in fields:
             entries.append((fields["URIs"].split()[0], fields.get("Suites", "").split()))
     entries += [
-        (uri, [suite])
-        for uri, suite in re.findall(r"^\s*deb\s+(?:\[[^]]*\]\s+)?(\S+)\s+(\S+)", text, re.MULTILINE)
+        (uri, [suite]) for uri, suite in re.findall(r"^\s*deb\s+(?:\[[^]]*\]\s+)?(\S+)\s+(\S+)", text, re.MULTILINE)
     ]
     for uri, suites in entries:
         if codename in suites and archive is None:
@@ -86,9 +85,7 @@ def ensure_base_image(image: str, codename: str) -> list[str]:
     reason = pull(image)
     if reason is None:
         return [f"base image {image} pulled"]
-    say(
-        f"Base image {image} can't be pulled ({reason}): making it with debootstrap from this host's own apt sources"
-    )
+    say(f"Base image {image} can't be pulled ({reason}): making it with debootstrap from this host's own apt sources")
     make(image, codename)
     return [f"base image {image} made with debootstrap"]
 
@@ -114,10 +111,8 @@ def make(image: str, codename: str) -> None:
             f"base image {image} can't be pulled and making it with debootstrap needs root: run as root or `docker load` it"
         )
     own = os.environ.get("ORCHEO_DB_DEBIAN_MIRROR")
-    mirrors = (
-        Mirrors(own, None) if own else host_mirrors(apt_sources(), os_release().get("VERSION_CODENAME", "?"))
-    )
-    if mirrors is None or os_release().get("ID") != "debian" and not own:
+    mirrors = Mirrors(own, None) if own else host_mirrors(apt_sources(), os_release().get("VERSION_CODENAME", "?"))
+    if mirrors is None or (os_release().get("ID") != "debian" and not own):
         raise UserError(
             f"base image {image} can't be pulled and this host's apt sources are not Debian's: name a Debian mirror in"
             " ORCHEO_DB_DEBIAN_MIRROR, or `docker load` the image"
@@ -131,17 +126,13 @@ def make(image: str, codename: str) -> None:
         root = Path(scratch, "root")
         _debootstrap(root, codename, mirrors)
         _slim(root, codename, mirrors)
-        tar = subprocess.Popen(
-            ["tar", "-C", str(root), "--one-file-system", "-c", "."], stdout=subprocess.PIPE
-        )
+        tar = subprocess.Popen(["tar", "-C", str(root), "--one-file-system", "-c", "."], stdout=subprocess.PIPE)
         done = subprocess.run(
             ["docker", "import", "--change", 'CMD ["bash"]', "--message", f"debootstrap {codename}", "-", image],
             stdin=tar.stdout, capture_output=True, text=True,
         )  # fmt: skip
         if tar.wait() != 0 or done.returncode != 0:
-            raise UserError(
-                f"importing {image} failed: {done.stderr.strip() or 'tar ended early (is the disk full?)'}"
-            )
+            raise UserError(f"importing {image} failed: {done.stderr.strip() or 'tar ended early (is the disk full?)'}")
 
 
 def _debootstrap(root: Path, codename: str, mirrors: Mirrors) -> None:
@@ -152,14 +143,8 @@ def _debootstrap(root: Path, codename: str, mirrors: Mirrors) -> None:
     argv = ["debootstrap", "--variant=minbase", codename, str(root), mirrors.archive]
     done = subprocess.run(argv, capture_output=True, text=True)
     if done.returncode != 0:
-        words = [
-            line
-            for line in done.stdout.splitlines() + done.stderr.splitlines()
-            if line.startswith(("E:", "W:"))
-        ]
-        raise UserError(
-            f"debootstrap {codename} from {mirrors.archive} failed: {(words or ['no reason given'])[-1]}"
-        )
+        words = [line for line in done.stdout.splitlines() + done.stderr.splitlines() if line.startswith(("E:", "W:"))]
+        raise UserError(f"debootstrap {codename} from {mirrors.archive} failed: {(words or ['no reason given'])[-1]}")
 
 
 def _slim(root: Path, codename: str, mirrors: Mirrors) -> None:

@@ -62,9 +62,7 @@ class Command(click.Command):
         names = {name for parameter in self.params for name in parameter.opts}
         extra = [
             click.Option(["--json", "json_"], is_flag=True, help="Print one JSON document on stdout."),
-            click.Option(
-                ["--target", "target_"], type=click.Choice(sorted(TARGETS)), help="Where the tier runs."
-            ),
+            click.Option(["--target", "target_"], type=click.Choice(sorted(TARGETS)), help="Where the tier runs."),
             click.Option(["--size", "size_"], metavar="SIZE", help="A size of ops/spec.toml."),
         ]
         self.params += [option for option in extra if not names & set(option.opts)]
@@ -95,9 +93,7 @@ pass_context = click.make_pass_decorator(Context)
     help="Where the tier runs.",
 )
 @click.option("--size", metavar="SIZE", help="A size of ops/spec.toml (default: the spec's own).")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else there."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else there.")
 @click.version_option(__version__, prog_name="orcheo-db")
 @click.pass_context
 def cli(context: click.Context, target: str, size: str | None, as_json: bool) -> None:
@@ -137,9 +133,7 @@ def spec_check(context: Context) -> None:
 @click.option("--cpus", type=click.IntRange(1, 1024), help="CPU cores for PostgreSQL.")
 @click.option("--storage", type=click.Choice(sorted(STORAGE_KINDS)), default="ssd", show_default=True)
 @click.option("--max-connections", type=click.IntRange(20, 10000), help="Default: by memory and CPUs.")
-@click.option(
-    "--huge-pages", type=click.Choice(["on", "off", "try"]), help="Default: off, as containers need."
-)
+@click.option("--huge-pages", type=click.Choice(["on", "off", "try"]), help="Default: off, as containers need.")
 @pass_context
 def tune(
     context: Context,
@@ -152,9 +146,7 @@ def tune(
     """Settings for a machine, each with its reason (without --memory: for a size of the spec)."""
     found = context.spec()
     if (memory is None) != (cpus is None):
-        raise UserError(
-            "tune needs both --memory and --cpus, for example `orcheo-db tune --memory 16GB --cpus 8`"
-        )
+        raise UserError("tune needs both --memory and --cpus, for example `orcheo-db tune --memory 16GB --cpus 8`")
     if memory is not None and cpus is not None:
         size = machine_size(memory, cpus, storage, max_connections)
     else:
@@ -223,9 +215,7 @@ def images(context: Context, install_docker: str) -> None:
     show_default=True,
     help="Whether Docker may be installed.",
 )
-@click.option(
-    "--new-secrets", is_flag=True, help="Keep a volume whose secrets are lost, and replace every password."
-)
+@click.option("--new-secrets", is_flag=True, help="Keep a volume whose secrets are lost, and replace every password.")
 @click.option("--confirm", metavar="PROJECT", help="The project's name, to confirm --new-secrets.")
 @pass_context
 def up(context: Context, install_docker: str, new_secrets: bool, confirm: str | None) -> None:
@@ -295,9 +285,7 @@ def down(context: Context) -> None:
         if target.managed_server
         else f"Kept: {target.store.path}."
     )
-    context.print(
-        {"stopped": stopped}, f"Stopped: {', '.join(stopped)}. {kept}" if stopped else "Nothing was running."
-    )
+    context.print({"stopped": stopped}, f"Stopped: {', '.join(stopped)}. {kept}" if stopped else "Nothing was running.")
 
 
 @cli.command()
@@ -311,9 +299,7 @@ def destroy(context: Context, confirm: str | None) -> None:
         context.print({"removed": []}, f"Nothing of project {target.project} is here.")
         return
     if confirm not in (target.project, "yes"):
-        raise UserError(
-            f"this would remove for ever: {'; '.join(names)}: confirm with `make destroy CONFIRM=yes`"
-        )
+        raise UserError(f"this would remove for ever: {'; '.join(names)}: confirm with `make destroy CONFIRM=yes`")
     context.print({"removed": lifecycle.destroy(target)}, "Removed: " + "; ".join(names))
 
 
@@ -338,9 +324,7 @@ def status(context: Context) -> None:
         _print_services(target)
         if problem is None:
             seen = document["app_sees"]
-            say(
-                f"PostgreSQL {seen['server_version']}: {seen['tables']} tables; an app that uses `make dsn` is served."
-            )
+            say(f"PostgreSQL {seen['server_version']}: {seen['tables']} tables; an app that uses `make dsn` is served.")
     if problem:
         raise CheckFailed(f"{problem}: run `make up`")
 
@@ -399,9 +383,7 @@ def doctor(context: Context) -> None:
         out.print(table)
     context.print({"ok": not failed, "checks": [asdict(check) for check in checks]}, None)
     if failed:
-        raise CheckFailed(
-            f"{len(failed)} of {len(checks)} checks failed: {', '.join(check.name for check in failed)}"
-        )
+        raise CheckFailed(f"{len(failed)} of {len(checks)} checks failed: {', '.join(check.name for check in failed)}")
 
 
 def main() -> None:

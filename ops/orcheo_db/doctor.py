@@ -96,9 +96,7 @@ def _guard(name: str, check: Callable[..., Check], *arguments: Any) -> Check:
 def _services(name: str, target: ComposeTarget) -> Check:
     states = target.services()
     bad = [f"{state.name} is {state.state} ({state.health})" for state in states if not state.ok]
-    return Check(
-        name, not bad, "; ".join(bad) or ", ".join(f"{s.name} {s.health}" for s in states), "run `make up`"
-    )
+    return Check(name, not bad, "; ".join(bad) or ", ".join(f"{s.name} {s.health}" for s in states), "run `make up`")
 
 
 def _certificates(name: str, target: ComposeTarget) -> Check:
@@ -152,9 +150,7 @@ def _arithmetic(name: str, target: ComposeTarget) -> Check:
 
 def _tls(name: str, target: ComposeTarget, connection: psycopg.Connection[Any]) -> Check:
     del target  # the connection was made with its DSN, sslmode=verify-full
-    row = connection.execute(
-        "SELECT ssl, version, cipher FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
-    ).fetchone()
+    row = connection.execute("SELECT ssl, version, cipher FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetchone()
     assert row is not None
     ok = bool(row[0]) and row[1] in ("TLSv1.2", "TLSv1.3")
     return Check(
@@ -182,9 +178,7 @@ def _checksums(name: str, target: ComposeTarget, connection: psycopg.Connection[
     del target
     row = connection.execute("SHOW data_checksums").fetchone()
     assert row is not None
-    return Check(
-        name, row[0] == "on", f"data_checksums = {row[0]}", "stop the server and run pg_checksums --enable"
-    )
+    return Check(name, row[0] == "on", f"data_checksums = {row[0]}", "stop the server and run pg_checksums --enable")
 
 
 def _disk(name: str, target: ComposeTarget, connection: psycopg.Connection[Any]) -> Check:
@@ -222,11 +216,7 @@ def _collation(name: str, target: ComposeTarget, connection: psycopg.Connection[
     rows = connection.execute(
         "SELECT datname FROM pg_database WHERE datallowconn AND datcollversion IS DISTINCT FROM pg_database_collation_actual_version(oid)"
     ).fetchall()
-    found = (
-        f"differ in database {', '.join(row[0] for row in rows)}"
-        if rows
-        else "match the library in every database"
-    )
+    found = f"differ in database {', '.join(row[0] for row in rows)}" if rows else "match the library in every database"
     return Check(name, not rows, found, "REINDEX DATABASE …, then ALTER DATABASE … REFRESH COLLATION VERSION")
 
 
@@ -236,9 +226,7 @@ def _roles(name: str, target: ComposeTarget, connection: psycopg.Connection[Any]
     ).fetchall()
     actual = {row[0]: tuple(row[1:]) for row in rows}
     ours = dict(ROLE_ATTRIBUTES)
-    if (
-        not target.managed_server
-    ):  # the server's own administrator replaces orcheo_admin; the provider replicates
+    if not target.managed_server:  # the server's own administrator replaces orcheo_admin; the provider replicates
         for role in ("orcheo_admin", "replicator", "pgbouncer"):
             ours.pop(role)
     wrong = [

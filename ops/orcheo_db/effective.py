@@ -14,7 +14,7 @@ from orcheo_db.errors import CheckFailed
 Row = tuple[str, str, str | None, str, bool]  # name, setting, unit, vartype, pending_restart
 
 # PostgreSQL 17, guc.c: memory_unit_conversion_table and time_unit_conversion_table; bytes and milliseconds here.
-UNITS = {
+UNITS: dict[str, Decimal | int] = {
     "B": 1, "kB": 1024, "MB": 1024**2, "GB": 1024**3, "TB": 1024**4,
     "us": Decimal("0.001"), "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000,
 }  # fmt: skip
@@ -62,7 +62,9 @@ def same(meant: str, actual: str, unit: str | None, vartype: str) -> bool:
     if vartype == "bool":
         return (meant.lower() in TRUE) == (actual.lower() in TRUE) and meant.lower() in TRUE | FALSE
     if re.fullmatch(r"0[0-7]+", meant) and vartype == "integer":
-        return int(meant, 8) == int(actual)  # file modes: PostgreSQL reads a leading 0 as octal, pg_settings shows decimal
+        return int(meant, 8) == int(
+            actual
+        )  # file modes: PostgreSQL reads a leading 0 as octal, pg_settings shows decimal
     if vartype in ("integer", "real"):
         if actual in ("-1", "0") or Decimal(actual) < 0:
             return quantity(meant, None) == Decimal(actual)
@@ -82,9 +84,7 @@ def read(run: Callable[[str, Sequence[str]], Any]) -> list[Row]:
     return [(row[0], row[1], row[2], row[3], row[4]) for row in json.loads(result.stdout)]
 
 
-def compare(
-    meant: Iterable[tuple[str, str]], rows: Sequence[Row]
-) -> list[Difference]:
+def compare(meant: Iterable[tuple[str, str]], rows: Sequence[Row]) -> list[Difference]:
     """The settings that are not as meant. `meant` is (name, value) pairs; `rows` come from `read`."""
     known = {row[0]: row for row in rows}
     found = []

@@ -23,9 +23,7 @@ from orcheo_db.console import say
 from orcheo_db.errors import UserError
 
 DAEMON_LOG = Path("/var/log/orcheo-db-dockerd.log")
-DAEMON_START_SECONDS = (
-    60  # a first start makes bridges, iptables chains and the storage; a few seconds as a rule
-)
+DAEMON_START_SECONDS = 60  # a first start makes bridges, iptables chains and the storage; a few seconds as a rule
 COMPOSE_MINIMUM = (2, 24)  # `!override` and `!reset` in compose/external.yaml came with 2.24
 DOCKER_PACKAGES = (
     "docker.io",
@@ -42,9 +40,7 @@ def run(argv: Sequence[str | Path], *, input: bytes | None = None, env: dict[str
             done.stderr.decode(errors="replace").strip().splitlines()
             or done.stdout.decode(errors="replace").splitlines()
         )
-        raise UserError(
-            f"`{' '.join(map(str, argv[:3]))} …` failed: {(words or ['no reason given'])[-1].strip()}"
-        )
+        raise UserError(f"`{' '.join(map(str, argv[:3]))} …` failed: {(words or ['no reason given'])[-1].strip()}")
     return done.stdout.decode(errors="replace")
 
 
@@ -68,9 +64,7 @@ def is_debian_like(release: dict[str, str]) -> bool:
     return bool({"debian", "ubuntu"} & {release.get("ID", ""), *release.get("ID_LIKE", "").split()})
 
 
-def ensure_docker(
-    *, install: bool, is_root: bool | None = None, release: dict[str, str] | None = None
-) -> list[str]:
+def ensure_docker(*, install: bool, is_root: bool | None = None, release: dict[str, str] | None = None) -> list[str]:
     """Make sure that a Docker daemon answers; returns what was done (nothing when one answered).
 
     Raises:
@@ -147,9 +141,7 @@ def start_daemon() -> None:
                 f"dockerd ended with code {process.returncode}: {(words or ['no reason given'])[-1]} (log: {DAEMON_LOG})"
             )
         if time.monotonic() > deadline:
-            raise UserError(
-                f"the Docker daemon did not answer within {DAEMON_START_SECONDS} s of its start: {error}"
-            )
+            raise UserError(f"the Docker daemon did not answer within {DAEMON_START_SECONDS} s of its start: {error}")
         time.sleep(0.3)
 
 

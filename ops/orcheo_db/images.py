@@ -23,6 +23,9 @@ from orcheo_db.host import build_client, ca_bundle
 from orcheo_db.spec import Spec
 
 LABEL = "orcheo-db.inputs"
+# What the Dockerfile of `orcheo` copies: the init job and what it imports. The rest of the toolkit runs on the host, and a
+# change there must not make the image anew.
+TOOLKIT_IN_IMAGE = tuple(f"ops/orcheo_db/{name}" for name in ("__init__.py", "errors.py", "database.py", "bootstrap"))
 LOG_TAIL = 15  # lines of a failed build shown; the whole log stays in the state directory
 
 
@@ -53,7 +56,7 @@ def images(spec: Spec) -> list[Image]:
     return [
         Image("postgres", tags["postgres"], postgres, ("compose/images/postgres", ".dockerignore")),
         Image("pgbouncer", tags["pgbouncer"], postgres, ("compose/images/pgbouncer", ".dockerignore")),
-        Image("orcheo", tags["orcheo"], orcheo, ("compose/images/orcheo", ".dockerignore", "ops/orcheo_db")),
+        Image("orcheo", tags["orcheo"], orcheo, ("compose/images/orcheo", ".dockerignore", *TOOLKIT_IN_IMAGE)),
     ]
 
 
@@ -112,18 +115,14 @@ def build(image: Image, root: Path, wanted: str, logs: Path) -> None:
     argv.append(".")
     env = os.environ | {"DOCKER_BUILDKIT": "1"}
     with log.open("w") as file, step(f"Building {image.tag}") as bar:
-        process = subprocess.Popen(
-            argv, cwd=root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        process = subprocess.Popen(argv, cwd=root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         tail: collections.deque[str] = collections.deque(maxlen=LOG_TAIL)
         reader = threading.Thread(target=_follow, args=(process, file, tail, bar))
         reader.start()
         code = process.wait()
         reader.join()
     if code != 0:
-        reason = next(
-            (line for line in reversed(tail) if "ERROR" in line or "error" in line), "no reason given"
-        )
+        reason = next((line for line in reversed(tail) if "ERROR" in line or "error" in line), "no reason given")
         raise UserError(f"building {image.tag} failed: {reason.strip()} (whole log: {log})")
 
 

@@ -9,7 +9,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,10 @@ from orcheo_db.targets import mounts
 from orcheo_db.targets.compose import ComposeTarget
 from orcheo_db.tuning import pool_arithmetic
 
-HEALTHY_SECONDS = (
-    180  # a first boot on a slow disk takes some 20 s, crash recovery after 4 GB of WAL up to two minutes
+HEALTHY_SECONDS = 180  # a first boot on a slow disk takes some 20 s, crash recovery after 4 GB of WAL up to two minutes
+INIT_SECONDS = (
+    900  # importing the app and 59 tables take under a minute; the job itself limits its waits to less than this
 )
-INIT_SECONDS = 900  # importing the app and 59 tables take under a minute; the job itself limits its waits to less than this
 CONFIG_EXIT = 78  # sysexits.h EX_CONFIG: the postgres image refuses the volume
 
 
@@ -82,9 +82,7 @@ def up(target: ComposeTarget, *, install_docker: bool = True, new_secrets: bool 
         check_port(target)
     with exclusive(target.store):
         with _timed(outcome, "images"):
-            outcome.changed += ensure_images(
-                target.spec, target.root, target.store.path / "logs", target.image_names
-            )
+            outcome.changed += ensure_images(target.spec, target.root, target.store.path / "logs", target.image_names)
         before = snapshot(target)
         check_secrets(target, new_secrets=new_secrets)
         adopt = prepare(target, outcome, new_secrets=new_secrets)
@@ -93,13 +91,14 @@ def up(target: ComposeTarget, *, install_docker: bool = True, new_secrets: bool 
                 start(target, "postgres", HEALTHY_SECONDS)
         with _timed(outcome, "init"):
             outcome.init = init(target, force=adopt)
+        if adopt:  # the permission to adopt was for this start alone: the next one is an ordinary one again
+            write_environment(target)
+            start(target, "postgres", HEALTHY_SECONDS)
         if target.after_init(outcome.init):
             install_files(target)
             write_environment(target)
         with _timed(outcome, "pgbouncer"):
             start(target, "pgbouncer", HEALTHY_SECONDS)
-        if adopt:  # the permission to adopt was for this start alone
-            write_environment(target)
         outcome.changed += difference(before, snapshot(target))
     return outcome
 
@@ -173,7 +172,9 @@ def prepare(target: ComposeTarget, outcome: Outcome, *, new_secrets: bool) -> bo
         marker = found.get("marker")
         foreign = isinstance(marker, dict) and marker.get("installation_id") != target.store.installation_id()
         adopt = new_secrets and foreign
-    write_environment(target, ORCHEO_DB_ADOPT=target.store.installation_id() if adopt else "", INIT_ADOPT=str(int(adopt)))
+    write_environment(
+        target, ORCHEO_DB_ADOPT=target.store.installation_id() if adopt else "", INIT_ADOPT=str(int(adopt))
+    )
     return adopt
 
 
@@ -221,9 +222,7 @@ def start(target: ComposeTarget, service: str, seconds: float) -> None:
     container = target.container(service)
     if container is None:
         raise CheckFailed(f"service {service} was started but is not there: {last_line(result.stderr)}")
-    title = (
-        f"Waiting for {service}" if existed is None or existed.id != container.id else f"Checking {service}"
-    )
+    title = f"Waiting for {service}" if existed is None or existed.id != container.id else f"Checking {service}"
     deadline = time.monotonic() + seconds
     with step(title):
         while True:
@@ -231,14 +230,11 @@ def start(target: ComposeTarget, service: str, seconds: float) -> None:
             state = container.attrs["State"]
             if state.get("Health", {}).get("Status") == "healthy":
                 return
-            if (
-                state["Status"] in ("exited", "restarting", "dead")
-                or container.attrs.get("RestartCount", 0) > 2
-            ):
+            if state["Status"] in ("exited", "restarting", "dead") or container.attrs.get("RestartCount", 0) > 2:
                 words = last_line(container.logs(tail=20).decode(errors="replace"))
                 if state["ExitCode"] == CONFIG_EXIT:
                     container.stop()
-                    raise UserError(words)
+                    raise UserError(f"{words} [volume {target.volume}]")
                 raise CheckFailed(f"service {service} ended with code {state['ExitCode']}: {words}")
             if time.monotonic() > deadline:
                 words = last_line(container.logs(tail=20).decode(errors="replace"))
@@ -304,9 +300,7 @@ def down(target: ComposeTarget) -> list[str]:
 
 def doomed(target: ComposeTarget) -> list[str]:
     """Everything that `destroy` would remove for ever, by name."""
-    names = [
-        f"container {target.project}-{state.name}" for state in target.services() if state.state != "missing"
-    ]
+    names = [f"container {target.project}-{state.name}" for state in target.services() if state.state != "missing"]
     if target.managed_server and target.volume_exists():
         names.append(f"volume {target.volume} (all data)")
     if target.store.path.is_dir():
@@ -324,10 +318,8 @@ def destroy(target: ComposeTarget) -> list[str]:
         return []
     down(target)
     if target.managed_server:
-        try:
+        with suppress(NotFound):
             docker.from_env().volumes.get(target.volume).remove()
-        except NotFound:
-            pass
     directory = target.store.path / "mounts"
     if directory.is_dir():
         mounts.clear(directory, target.helper_image)

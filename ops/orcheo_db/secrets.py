@@ -41,7 +41,9 @@ ROLES = (
     "replicator",
 )
 PASSWORD_BYTES = 24  # 192 bits: beyond guessing, and 32 characters that need no quoting in a DSN
-SCRAM_ITERATIONS = 4096  # RFC 7677 section 4's minimum and PostgreSQL's default; the password is random, so more buys nothing
+SCRAM_ITERATIONS = (
+    4096  # RFC 7677 section 4's minimum and PostgreSQL's default; the password is random, so more buys nothing
+)
 SCRAM_SALT_BYTES = 16  # PostgreSQL's SCRAM_DEFAULT_SALT_LEN
 CA_DAYS = 3650  # ten years: its key never leaves the state directory
 LEAF_DAYS = 825  # the longest life that common TLS stacks accept for a server certificate
@@ -131,9 +133,7 @@ class Store:
                 " or see ops/runbooks/lost-secrets.md"
             ) from None
         except PermissionError:
-            raise UserError(
-                f"{file} may not be read by this user: run as the user who ran `make up`"
-            ) from None
+            raise UserError(f"{file} may not be read by this user: run as the user who ran `make up`") from None
 
     def missing(self) -> list[str]:
         """Secret files that should exist and do not."""
@@ -229,14 +229,10 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = _builder(subject, self.certificate.subject, key, LEAF_DAYS)
-        builder = builder.add_extension(
-            x509.SubjectAlternativeName([_san(host) for host in hosts]), critical=False
-        )
+        builder = builder.add_extension(x509.SubjectAlternativeName([_san(host) for host in hosts]), critical=False)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_usage(sign=False), critical=True)
-        builder = builder.add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
-        )
+        builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
         certificate = builder.add_extension(identifier, critical=False).sign(self.key, hashes.SHA256())
         return _key_pem(key), certificate.public_bytes(serialization.Encoding.PEM)

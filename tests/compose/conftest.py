@@ -24,9 +24,18 @@ def remove_leftovers(own: Installation) -> None:
     """Containers, networks and volumes of the suite's own second project, whatever state a test left it in."""
     label = f"label=com.docker.compose.project={own.project}"
     for kind, options in (("container", ["--all"]), ("network", []), ("volume", [])):
-        listed = subprocess.run(["docker", kind, "ls", "--quiet", *options, "--filter", label], capture_output=True, text=True, check=True)
+        listed = subprocess.run(
+            ["docker", kind, "ls", "--quiet", *options, "--filter", label],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         if names := listed.stdout.split():
-            subprocess.run(["docker", kind, "rm", *(["--force"] if kind != "network" else []), *names], capture_output=True, check=True)
+            subprocess.run(
+                ["docker", kind, "rm", *(["--force"] if kind != "network" else []), *names],
+                capture_output=True,
+                check=True,
+            )
 
 
 @pytest.fixture
@@ -35,8 +44,19 @@ def in_volume() -> Callable[[Installation, str], str]:
 
     def run(own: Installation, script: str) -> str:
         target = own.target()
-        argv = ["docker", "run", "--rm", "--network=none", "--user=999:999", f"--volume={target.volume}:/var/lib/postgresql"]
-        done = subprocess.run([*argv, "--entrypoint=sh", target.tags["postgres"], "-euc", script], capture_output=True, text=True)
+        argv = [
+            "docker",
+            "run",
+            "--rm",
+            "--network=none",
+            "--user=999:999",
+            f"--volume={target.volume}:/var/lib/postgresql",
+        ]
+        done = subprocess.run(
+            [*argv, "--entrypoint=sh", target.tags["postgres"], "-euc", script],
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 

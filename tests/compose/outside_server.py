@@ -31,7 +31,22 @@ class Outside:
         return f"postgresql://{user}:{password}@{self.address}:{self.port}/postgres?sslmode={sslmode}&sslrootcert={self.ca}"
 
     def sql(self, text: str, database: str = "postgres") -> str:
-        argv = ["runuser", "-u", "postgres", "--", str(BIN / "psql"), "-XAtq", "-v", "ON_ERROR_STOP=1", "-h", str(self.directory), "-p", str(self.port), "-d", database]
+        argv = [
+            "runuser",
+            "-u",
+            "postgres",
+            "--",
+            str(BIN / "psql"),
+            "-XAtq",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-h",
+            str(self.directory),
+            "-p",
+            str(self.port),
+            "-d",
+            database,
+        ]
         return subprocess.run([*argv, "-c", text], capture_output=True, text=True, check=True, cwd="/").stdout.strip()
 
 
@@ -40,7 +55,9 @@ def ensure_postgresql_15() -> None:
     if (BIN / "initdb").exists():
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None or "postgresql-15" not in available(["postgresql-15"]):
-        pytest.skip(f"no PostgreSQL 15 here and none to install ({os_release().get('PRETTY_NAME', 'unknown system')}): needs Debian 12 as root")
+        pytest.skip(
+            f"no PostgreSQL 15 here and none to install ({os_release().get('PRETTY_NAME', 'unknown system')}): needs Debian 12 as root"
+        )
     apt_install("postgresql-15")
 
 
@@ -52,13 +69,22 @@ def outside_server(directory: Path) -> Iterator[Outside]:
     subprocess.run(["docker", "network", "rm", NETWORK], capture_output=True)
     subprocess.run(["docker", "network", "create", NETWORK], check=True, capture_output=True)
     template = "{{(index .IPAM.Config 0).Gateway}}"
-    address = subprocess.run(["docker", "network", "inspect", "--format", template, NETWORK], check=True, capture_output=True, text=True).stdout.strip()
+    address = subprocess.run(
+        ["docker", "network", "inspect", "--format", template, NETWORK],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
     authority = Authority.create()
     key, certificate = authority.issue("outside", (address,))
     server = Outside(address, free_port(), directory / "ca.crt", directory / "run")
     data = directory / "data"
     server.directory.mkdir()
-    for name, content in (("ca.crt", authority.certificate_pem()), ("server.key", key), ("server.crt", certificate)):
+    for name, content in (
+        ("ca.crt", authority.certificate_pem()),
+        ("server.key", key),
+        ("server.crt", certificate),
+    ):
         (directory / name).write_bytes(content)
     (directory / "server.key").chmod(0o600)
     for path in [directory, *directory.parents]:
@@ -70,7 +96,16 @@ def outside_server(directory: Path) -> Iterator[Outside]:
         done = subprocess.run(["runuser", "-u", "postgres", "--", *argv], capture_output=True, text=True, cwd="/")
         assert done.returncode == 0, done.stdout + done.stderr
 
-    as_postgres(str(BIN / "initdb"), "-D", str(data), "--auth-local=trust", "--auth-host=reject", "-E", "UTF8", "--locale=C.UTF-8")
+    as_postgres(
+        str(BIN / "initdb"),
+        "-D",
+        str(data),
+        "--auth-local=trust",
+        "--auth-host=reject",
+        "-E",
+        "UTF8",
+        "--locale=C.UTF-8",
+    )
     (data / "pg_hba.conf").write_text("local all all trust\nhostssl all all all scram-sha-256\n")
     options = {
         "listen_addresses": address, "port": str(server.port), "unix_socket_directories": str(server.directory), "ssl": "on",

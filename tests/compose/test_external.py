@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import psycopg
 import pytest
 
 from tests.compose.conftest import containers, remove_leftovers
@@ -35,7 +34,15 @@ def external(outside: Outside, tmp_path):
     # The next administrator starts from an empty server again.
     outside.sql("DROP DATABASE IF EXISTS orcheo WITH (FORCE)")
     outside.sql("DROP SCHEMA IF EXISTS orcheo_pooler CASCADE")
-    for role in ("orcheo_app_a", "orcheo_app_b", "orcheo_ro", "orcheo_monitor", "pgbouncer", "replicator", "orcheo"):
+    for role in (
+        "orcheo_app_a",
+        "orcheo_app_b",
+        "orcheo_ro",
+        "orcheo_monitor",
+        "pgbouncer",
+        "replicator",
+        "orcheo",
+    ):
         if outside.sql(f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'"):
             outside.sql(f"DROP OWNED BY {role}")
             outside.sql(f"DROP ROLE {role}")
@@ -58,7 +65,12 @@ def test_up_against_postgresql_15(external: Installation, outside: Outside, admi
     assert external.ok("up", "--json").json["changed"] == []
     doctor = external.run("doctor", "--json")
     assert doctor.code == 0, [check for check in doctor.json["checks"] if not check["ok"]]
-    assert outside.sql("SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename ~ '^orcheo' AND NOT ssl") == "0"
+    assert (
+        outside.sql(
+            "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename ~ '^orcheo' AND NOT ssl"
+        )
+        == "0"
+    )
     # The administrator's password is where secrets are, and nowhere else.
     target = external.target()
     for name in target.service_names:
@@ -66,7 +78,16 @@ def test_up_against_postgresql_15(external: Installation, outside: Outside, admi
         assert container is not None and "probe-only" not in str(container.attrs)
     assert "probe-only" not in (external.state / "compose.env").read_text()
     # The same suite as for every target.
-    argv = [sys.executable, "-m", "pytest", "-q", "-rs", "--existing", "--verify-target=external", "tests/verify"]
+    argv = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-rs",
+        "--existing",
+        "--verify-target=external",
+        "tests/verify",
+    ]
     done = subprocess.run(argv, cwd=ROOT, env=external.env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:]
     assert " passed" in done.stdout
@@ -83,7 +104,11 @@ def test_a_wrong_ca_and_a_wrong_password_are_one_line(external: Installation, ou
     from orcheo_db.secrets import Authority  # noqa: PLC0415
 
     (tmp_path / "other.crt").write_bytes(Authority.create().certificate_pem())
-    external.extra = {"ORCHEO_DB_ADMIN_DSN": outside.dsn("cloud_admin", "probe-only").replace(str(outside.ca), str(tmp_path / "other.crt"))}
+    external.extra = {
+        "ORCHEO_DB_ADMIN_DSN": outside.dsn("cloud_admin", "probe-only").replace(
+            str(outside.ca), str(tmp_path / "other.crt")
+        )
+    }
     ran = external.run("up")
     assert ran.code == 2 and "certificate" in ran.message
     assert outside.sql("SELECT count(*) FROM pg_roles WHERE rolname ~ '^orcheo'") == "0", "nothing may be changed"
@@ -97,12 +122,21 @@ def test_a_wrong_ca_and_a_wrong_password_are_one_line(external: Installation, ou
         ("postgresql://h/postgres", "has no user"),
         ("postgresql://u@h/postgres", "has no password"),
         ("postgresql://u:p@localhost/postgres", "names this machine itself"),
-        ("postgresql://u:p@h/postgres?sslmode=disable", "sslmode=disable, which does not protect the password"),
+        (
+            "postgresql://u:p@h/postgres?sslmode=disable",
+            "sslmode=disable, which does not protect the password",
+        ),
         ("postgresql://u:p@h/postgres?sslrootcert=/nonexistent/ca.pem", "there is no such file"),
     ],
 )
 def test_bad_admin_dsns_are_one_line_and_change_nothing(installation: Installation, tmp_path, dsn, words):
-    own = Installation("orcheo-db-test-second", free_port(), tmp_path / "state", kind="external", extra={"ORCHEO_DB_ADMIN_DSN": dsn})
+    own = Installation(
+        "orcheo-db-test-second",
+        free_port(),
+        tmp_path / "state",
+        kind="external",
+        extra={"ORCHEO_DB_ADMIN_DSN": dsn},
+    )
     ran = own.run("up")
     assert ran.code == 2 and words in ran.message, ran.stderr
     assert containers(f"{own.project}-external") == []

@@ -43,11 +43,22 @@ def test_no_ca_bundle_of_the_host(image):
     """A certificate that only this host trusts (a company's proxy) must not be in an image: compare every PEM block."""
 
     def blocks(text: str) -> set[str]:
-        return set(re.findall(r"-----BEGIN CERTIFICATE-----(.+?)-----END", re.sub(r"\s", "", text).replace("BEGINCERTIFICATE", "BEGIN CERTIFICATE"), re.DOTALL))
+        return set(
+            re.findall(
+                r"-----BEGIN CERTIFICATE-----(.+?)-----END",
+                re.sub(r"\s", "", text).replace("BEGINCERTIFICATE", "BEGIN CERTIFICATE"),
+                re.DOTALL,
+            )
+        )
 
     standard = blocks(inside(image.tag, "cat /usr/share/ca-certificates/mozilla/*.crt 2>/dev/null || true"))
     own = blocks(Path(ca_bundle()).read_text(errors="ignore")) - standard
-    found = blocks(inside(image.tag, "find / -xdev -type f \\( -name '*.crt' -o -name '*.pem' \\) -not -path '/opt/*' -exec cat {} + 2>/dev/null || true"))
+    found = blocks(
+        inside(
+            image.tag,
+            "find / -xdev -type f \\( -name '*.crt' -o -name '*.pem' \\) -not -path '/opt/*' -exec cat {} + 2>/dev/null || true",
+        )
+    )
     if "orcheo" in image.name:
         found -= standard
     assert not (found - standard) & own
@@ -55,8 +66,16 @@ def test_no_ca_bundle_of_the_host(image):
 
 def test_no_secret_and_no_package_lists(image, installation: Installation):
     assert inside(image.tag, "find /run/orcheo-db /run/secrets -type f 2>/dev/null | head").strip() == ""
-    assert inside(image.tag, "ls /var/lib/apt/lists /var/cache/apt/archives/*.deb 2>/dev/null | grep -v -e partial -e lock -e auxfiles | head").strip() == "/var/lib/apt/lists:"
-    history = subprocess.run(["docker", "history", "--no-trunc", image.tag], capture_output=True, text=True, check=True).stdout
+    assert (
+        inside(
+            image.tag,
+            "ls /var/lib/apt/lists /var/cache/apt/archives/*.deb 2>/dev/null | grep -v -e partial -e lock -e auxfiles | head",
+        ).strip()
+        == "/var/lib/apt/lists:"
+    )
+    history = subprocess.run(
+        ["docker", "history", "--no-trunc", image.tag], capture_output=True, text=True, check=True
+    ).stdout
     for role in ("orcheo_admin", "orcheo_app_a"):
         assert installation.target().store.password(role) not in history
 
@@ -64,6 +83,8 @@ def test_no_secret_and_no_package_lists(image, installation: Installation):
 def test_images_are_current_and_the_fingerprint_sees_a_change(image, tmp_path):
     base = str(docker.from_env().images.get(image.arguments["BASE_IMAGE"]).id)
     assert current_fingerprint(image.tag) == fingerprint(image, ROOT, base)
-    other = fingerprint(type(image)(image.name, image.tag, {**image.arguments, "BASE_IMAGE": "x"}, image.inputs), ROOT, base)
+    other = fingerprint(
+        type(image)(image.name, image.tag, {**image.arguments, "BASE_IMAGE": "x"}, image.inputs), ROOT, base
+    )
     assert other != fingerprint(image, ROOT, base) != fingerprint(image, ROOT, "another base")
     assert LABEL in docker.from_env().images.get(image.tag).labels

@@ -14,7 +14,11 @@ from tests.conftest import PROGRAM, ROOT, Installation
 
 def states(own: Installation) -> dict[str, str]:
     target = own.target()
-    return {name: f"{c.id} {c.attrs['State']['StartedAt']}" for name in target.service_names if (c := target.container(name))}
+    return {
+        name: f"{c.id} {c.attrs['State']['StartedAt']}"
+        for name in target.service_names
+        if (c := target.container(name))
+    }
 
 
 def test_a_second_up_changes_nothing(installation: Installation):
@@ -46,6 +50,14 @@ def test_status(installation: Installation):
     document = installation.ok("status", "--json").json
     assert document["ok"] and [s["name"] for s in document["services"]] == ["postgres", "init", "pgbouncer"]
     assert document["app_sees"]["acts_as"] == "orcheo"
+
+
+def test_only_pgbouncer_is_published_and_on_loopback(installation: Installation):
+    postgres, pgbouncer = installation.target().container("postgres"), installation.target().container("pgbouncer")
+    assert postgres is not None and pgbouncer is not None
+    assert not any((postgres.attrs["NetworkSettings"]["Ports"] or {}).values())
+    published = [item for items in pgbouncer.attrs["NetworkSettings"]["Ports"].values() for item in items or []]
+    assert [(item["HostIp"], item["HostPort"]) for item in published] == [("127.0.0.1", str(installation.port))]
 
 
 def test_doctor_finds_nothing(installation: Installation):
@@ -95,7 +107,9 @@ def test_a_port_taken_by_a_container_names_it(second: Installation, installation
 
 
 def test_a_size_beyond_this_machine_is_refused(second: Installation, tmp_path):
-    spec = (ROOT / "ops" / "spec.toml").read_text() + '\n[sizes.huge]\nmemory = "4TB"\ncpus = 64\nstorage = "ssd"\nmax_connections = 400\n'
+    spec = (
+        ROOT / "ops" / "spec.toml"
+    ).read_text() + '\n[sizes.huge]\nmemory = "4TB"\ncpus = 64\nstorage = "ssd"\nmax_connections = 400\n'
     (tmp_path / "spec.toml").write_text(spec)
     second.extra = {"ORCHEO_DB_SPEC": str(tmp_path / "spec.toml"), "ORCHEO_DB_SIZE": "huge"}
     ran = second.run("up")
@@ -125,7 +139,9 @@ def test_down_and_up_keep_rows_and_secrets(installation: Installation):
     with psycopg.connect(before) as connection:
         assert connection.execute("SELECT count(*), sum(g) FROM kept_probe").fetchone() == (1000, 500500)
         connection.execute("DROP TABLE kept_probe")
-    log = installation.target().container("postgres").logs().decode()
+    container = installation.target().container("postgres")
+    assert container is not None
+    log = container.logs().decode()
     assert "database system was shut down at" in log, "the stop was not a clean one"
     assert "not properly shut down" not in log
 
@@ -134,7 +150,13 @@ def test_down_and_up_keep_rows_and_secrets(installation: Installation):
 def test_up_killed_at_any_moment_is_finished_by_the_next(second: Installation):
     """`up` is killed (-9) after some time, again and again; the last one is left alone and must serve the whole schema."""
     for seconds in (2, 5, 9, 14):
-        process = subprocess.Popen([str(PROGRAM), "up"], env=second.env, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [str(PROGRAM), "up"],
+            env=second.env,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -196,10 +218,21 @@ def test_volumes_that_must_not_be_started(second: Installation, in_volume):
         assert in_volume(second, listing) == files
         in_volume(second, f"cd /var/lib/postgresql && {repair}")
 
-    refused(f"mv {major} 16; echo 16 > 16/main/PG_VERSION", f"echo {major} > 16/main/PG_VERSION; mv 16 {major}", "16", "major")
+    refused(
+        f"mv {major} 16; echo 16 > 16/main/PG_VERSION",
+        f"echo {major} > 16/main/PG_VERSION; mv 16 {major}",
+        "PostgreSQL 16",
+        "pg_upgrade",
+        second.target().volume,
+    )
     marker = f"{major}/main/orcheo-db.json"
     icu = """sed -i 's/"locale_provider": *"[a-z]*"/"locale_provider": "icu"/; s/"collation_version": *"[^"]*"/"collation_version": "1.1"/'"""
-    refused(f"cp {marker} /var/lib/postgresql/saved; {icu} {marker}", f"mv /var/lib/postgresql/saved {marker}", "collation")
+    refused(
+        f"cp {marker} /var/lib/postgresql/saved; {icu} {marker}",
+        f"mv /var/lib/postgresql/saved {marker}",
+        "ordered by icu 1.1",
+        "ORCHEO_DB_ACCEPT_COLLATION",
+    )
     refused(f"mv {marker} /var/lib/postgresql/saved", f"mv /var/lib/postgresql/saved {marker}", "orcheo-db")
     assert second.ok("up", "--json").json["app_sees"]["tables"] == 59
 
@@ -210,7 +243,9 @@ def test_destroy_names_what_goes_and_asks(second: Installation):
     ran = second.run("destroy")
     assert ran.code == 2
     target = second.target()
-    assert f"volume {target.volume}" in ran.message and str(second.state) in ran.message and "CONFIRM=yes" in ran.message
+    assert (
+        f"volume {target.volume}" in ran.message and str(second.state) in ran.message and "CONFIRM=yes" in ran.message
+    )
     assert second.ok("status", "--json").json["ok"]
     second.ok("destroy", "--confirm", "yes")
     assert containers(second.project) == [] and not target.volume_exists() and not second.state.exists()
@@ -225,7 +260,9 @@ def test_a_changed_setting_reaches_the_server(second: Installation, tmp_path):
         connection.execute("CREATE TABLE kept_probe AS SELECT 42 AS answer")
     text = (ROOT / "ops" / "spec.toml").read_text()
     assert "\n[settings]\n" in text
-    (tmp_path / "spec.toml").write_text(text.replace("\n[settings]\n", '\n[settings]\nlog_min_duration_statement = "123ms"\n'))
+    (tmp_path / "spec.toml").write_text(
+        text.replace("\n[settings]\n", '\n[settings]\nlog_min_duration_statement = "123ms"\n')
+    )
     second.extra = {"ORCHEO_DB_SPEC": str(tmp_path / "spec.toml")}
     changed = second.ok("up", "--json").json["changed"]
     assert "postgres restarted" in changed and "pgbouncer restarted" not in changed

@@ -49,7 +49,11 @@ def test_quantity_refuses_what_is_no_number():
 
 
 def test_compare_names_what_differs():
-    rows = [("work_mem", "4096", "kB", "integer", False), ("jit", "off", None, "bool", False), ("port", "5432", None, "integer", True)]
+    rows = [
+        ("work_mem", "4096", "kB", "integer", False),
+        ("jit", "off", None, "bool", False),
+        ("port", "5432", None, "integer", True),
+    ]
     found = compare([("work_mem", "8MB"), ("jit", "off"), ("port", "5432"), ("nonsense", "1")], rows)
     assert found == [
         Difference("work_mem", "8MB", "4096kB"),

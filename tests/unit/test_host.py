@@ -19,7 +19,7 @@ def no_daemon(monkeypatch):
     """No Docker daemon answers, and nothing may be installed or started for real."""
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     monkeypatch.setattr(host, "daemon_error", lambda: FileNotFoundError("no such socket"))
-    monkeypatch.setattr(host.shutil, "which", lambda name: None)
+    monkeypatch.setattr("orcheo_db.host.shutil.which", lambda name: None)
     monkeypatch.setattr(host, "apt_install", lambda *names: pytest.fail(f"would install {names}"))
     monkeypatch.setattr(host, "start_daemon", lambda: pytest.fail("would start a daemon"))
 
@@ -33,9 +33,15 @@ def test_where_docker_answers_nothing_is_done(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"install": True, "is_root": False, "release": DEBIAN}, "no Docker daemon answers on this machine: install it"),
+        (
+            {"install": True, "is_root": False, "release": DEBIAN},
+            "no Docker daemon answers on this machine: install it",
+        ),
         ({"install": False, "is_root": True, "release": DEBIAN}, "INSTALL_DOCKER=no forbids it"),
-        ({"install": True, "is_root": True, "release": FEDORA}, "on Debian and Ubuntu only, not on Fedora Linux 43"),
+        (
+            {"install": True, "is_root": True, "release": FEDORA},
+            "on Debian and Ubuntu only, not on Fedora Linux 43",
+        ),
     ],
 )
 def test_refusals_are_one_line_and_change_nothing(no_daemon, arguments, words):
@@ -80,7 +86,11 @@ def test_a_failing_command_is_one_line_with_its_last_words():
             "bookworm",
             Mirrors("http://mirror.example/debian", "http://mirror.example/debian-security"),
         ),
-        ("deb [signed-by=/k.gpg] https://m.example/d/ trixie main\n", "trixie", Mirrors("https://m.example/d", None)),
+        (
+            "deb [signed-by=/k.gpg] https://m.example/d/ trixie main\n",
+            "trixie",
+            Mirrors("https://m.example/d", None),
+        ),
         ("# deb http://m.example/d trixie main\ndeb http://other.example/x stable main\n", "trixie", None),
         ("deb http://m.example/ubuntu noble main\n", "trixie", None),
     ],
@@ -103,7 +113,7 @@ def no_registry(monkeypatch):
     ],
 )
 def test_base_image_refusals(no_registry, monkeypatch, image, root, release, words):
-    monkeypatch.setattr(base_image.os, "geteuid", lambda: root)
+    monkeypatch.setattr("orcheo_db.base_image.os.geteuid", lambda: root)
     monkeypatch.setattr(base_image, "os_release", lambda: release)
     monkeypatch.delenv("ORCHEO_DB_DEBIAN_MIRROR", raising=False)
     with pytest.raises(UserError, match=words):

@@ -7,7 +7,10 @@ import tarfile
 
 from orcheo_db.targets.mounts import UIDS, File, archive, fingerprint
 
-FILES = {"postgres": [File("secrets/server.key", b"k"), File("conf/pg_hba.conf", b"h")], "pgbouncer": [File("secrets/userlist.txt", b"u")]}
+FILES = {
+    "postgres": [File("secrets/server.key", b"k"), File("conf/pg_hba.conf", b"h")],
+    "pgbouncer": [File("secrets/userlist.txt", b"u")],
+}
 
 
 def entries():
@@ -25,9 +28,20 @@ def test_owners_and_modes():
 
 
 def test_no_service_gets_anothers_secrets():
-    assert {name for name in entries() if name.startswith("pgbouncer/")} == {"pgbouncer/secrets", "pgbouncer/secrets/userlist.txt"}
+    assert {name for name in entries() if name.startswith("pgbouncer/")} == {
+        "pgbouncer/secrets",
+        "pgbouncer/secrets/userlist.txt",
+    }
 
 
 def test_fingerprint_follows_content_and_path():
     assert fingerprint([File("a", b"1"), File("b", b"2")]) == fingerprint([File("b", b"2"), File("a", b"1")])
-    assert len({fingerprint([File(path, content)]) for path, content in [("a", b"1"), ("a", b"2"), ("b", b"1"), ("secrets/a", b"1")]}) == 4
+    assert (
+        len(
+            {
+                fingerprint([File(path, content)])
+                for path, content in [("a", b"1"), ("a", b"2"), ("b", b"1"), ("secrets/a", b"1")]
+            }
+        )
+        == 4
+    )

@@ -346,9 +346,7 @@ def test_first_boot(settings: Any, programs: list[str]) -> None:
     assert len(programs) == 3  # a second start has nothing to do
 
 
-@pytest.mark.parametrize(
-    "step", ["run", "apply_superuser_sql", "new_marker", "write_marker", "sync_directory"]
-)
+@pytest.mark.parametrize("step", ["run", "apply_superuser_sql", "new_marker", "write_marker", "sync_directory"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_first_boot_killed_at_any_step_is_redone(
     settings: Any, programs: list[str], monkeypatch: pytest.MonkeyPatch, step: str, when: str
@@ -473,9 +471,7 @@ def test_lock_ends_with_its_holder_and_survives_exec(settings: Any) -> None:
     assert node.is_held(settings) is False
 
 
-def test_file_system_without_locks_is_said(
-    settings: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_file_system_without_locks_is_said(settings: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     def unsupported(*_args: Any) -> None:
         raise OSError(37, "No locks available")
 

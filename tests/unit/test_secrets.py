@@ -36,11 +36,14 @@ def test_scram_verifier_is_rfc7677s():
     assert (head, stored_salt) == ("SCRAM-SHA-256", "4096:W22ZaJ0SNY7soEsUEjb6gQ==")
     stored_key, server_key = (base64.b64decode(part) for part in keys.split(":"))
     message = (
-        "n=user,r=rOprNGfwEbeRWgbNEkqO,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,"
-        "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
-    ).encode()
+        b"n=user,r=rOprNGfwEbeRWgbNEkqO,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,"
+        b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
+    )
     # The server's signature in the RFC's exchange is made with ServerKey, and the client's proof reveals ClientKey.
-    assert base64.b64encode(hmac.digest(server_key, message, "sha256")).decode() == "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
+    assert (
+        base64.b64encode(hmac.digest(server_key, message, "sha256")).decode()
+        == "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
+    )
     proof = base64.b64decode("dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=")
     signature = hmac.digest(stored_key, message, "sha256")
     client_key = bytes(a ^ b for a, b in zip(proof, signature, strict=True))
@@ -129,7 +132,9 @@ def test_certificates_verify_for_their_names(store, name, host):
     handshake(store, name, host)
 
 
-@pytest.mark.parametrize(("name", "host"), [("postgres", "pgbouncer"), ("pgbouncer", "example.com"), ("pgbouncer", "127.0.0.2")])
+@pytest.mark.parametrize(
+    ("name", "host"), [("postgres", "pgbouncer"), ("pgbouncer", "example.com"), ("pgbouncer", "127.0.0.2")]
+)
 def test_certificates_do_not_verify_for_other_names(store, name, host):
     with pytest.raises(ssl.SSLCertVerificationError):
         handshake(store, name, host)

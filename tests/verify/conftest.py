@@ -31,8 +31,12 @@ def connect(target: Target) -> Iterator[Connect]:
     """Connections by role, closed at the end: `connect("orcheo_ro", direct=True, sslmode="disable")`."""
     opened: list[psycopg.Connection[Any]] = []
 
-    def open_(role: str | None = None, *, direct: bool = False, database: str | None = None, **options: Any) -> psycopg.Connection[Any]:
-        connection = psycopg.connect(target.dsn(role, direct=direct, database=database), connect_timeout=10, autocommit=True, **options)
+    def open_(
+        role: str | None = None, *, direct: bool = False, database: str | None = None, **options: Any
+    ) -> psycopg.Connection[Any]:
+        connection = psycopg.connect(
+            target.dsn(role, direct=direct, database=database), connect_timeout=10, autocommit=True, **options
+        )
         opened.append(connection)
         return connection
 
@@ -47,7 +51,9 @@ def superuser(target: Target) -> Callable[[str], str]:
     """SQL as the superuser by the local socket on the server's own host: the only way there is."""
 
     def execute(sql: str) -> str:
-        result = target.run("postgres", ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", target.spec.database.name, "-c", sql])
+        result = target.run(
+            "postgres", ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", target.spec.database.name, "-c", sql]
+        )
         assert result.code == 0, result.stderr
         return result.stdout.strip()
 

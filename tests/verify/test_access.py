@@ -44,7 +44,9 @@ def test_another_authority_is_noticed(connect, tmp_path, direct):
 
 def test_another_name_is_noticed(target: Target):
     end = target.pooler()
-    wrong = target.dsn("orcheo_ro").replace(f"@{end.host}:", "@db.example.com:") + f"&hostaddr={end.address or '127.0.0.1'}"
+    wrong = (
+        target.dsn("orcheo_ro").replace(f"@{end.host}:", "@db.example.com:") + f"&hostaddr={end.address or '127.0.0.1'}"
+    )
     with pytest.raises(psycopg.OperationalError, match="does not match host name"):
         psycopg.connect(wrong, connect_timeout=5)
 
@@ -77,7 +79,9 @@ def test_not_even_a_superuser_with_a_password(target: Target, facts: Facts, supe
         for direct in (True, False):
             dsn = target.dsn("orcheo_app_a", direct=direct).replace("//orcheo_app_a:", "//mistake:")
             dsn = dsn.replace(target.store.password("orcheo_app_a"), "probe-only")
-            with pytest.raises(psycopg.OperationalError, match="no pg_hba.conf entry|authentication failed|no such user"):
+            with pytest.raises(
+                psycopg.OperationalError, match="no pg_hba.conf entry|authentication failed|no such user"
+            ):
                 psycopg.connect(dsn, connect_timeout=5)
     finally:
         superuser("DROP ROLE mistake")
@@ -96,13 +100,3 @@ def test_md5_is_not_accepted(target: Target, facts: Facts, superuser):
                 psycopg.connect(dsn, connect_timeout=5)
     finally:
         superuser("DROP ROLE old_style")
-
-
-def test_server_is_not_published(target: Target, facts: Facts):
-    """Only PgBouncer has a published port, on the loopback address."""
-    if not facts.managed_server or facts.target != "compose":
-        pytest.skip("about containers' published ports")
-    postgres, pgbouncer = target.container("postgres"), target.container("pgbouncer")
-    assert not any((postgres.attrs["NetworkSettings"]["Ports"] or {}).values())
-    published = [item for items in pgbouncer.attrs["NetworkSettings"]["Ports"].values() for item in items or []]
-    assert [item["HostIp"] for item in published] == ["127.0.0.1"]

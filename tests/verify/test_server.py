@@ -25,14 +25,23 @@ def test_effective_settings_are_the_specs(target: Target):
 
 
 def test_every_line_of_the_file_was_applied(superuser):
-    assert superuser("SELECT string_agg(name || ': ' || coalesce(error, 'not applied'), ', ') FROM pg_file_settings WHERE NOT applied OR error IS NOT NULL") == ""
+    assert (
+        superuser(
+            "SELECT string_agg(name || ': ' || coalesce(error, 'not applied'), ', ') FROM pg_file_settings WHERE NOT applied OR error IS NOT NULL"
+        )
+        == ""
+    )
 
 
 def test_initdb_choices(connect):
-    row = connect("orcheo_monitor", direct=True).execute(
-        "SELECT current_setting('data_checksums'), current_setting('server_encoding'), datlocprovider::text, datlocale, datcollversion"
-        " IS NOT DISTINCT FROM pg_database_collation_actual_version(oid) FROM pg_database WHERE datname = current_database()"
-    ).fetchone()
+    row = (
+        connect("orcheo_monitor", direct=True)
+        .execute(
+            "SELECT current_setting('data_checksums'), current_setting('server_encoding'), datlocprovider::text, datlocale, datcollversion"
+            " IS NOT DISTINCT FROM pg_database_collation_actual_version(oid) FROM pg_database WHERE datname = current_database()"
+        )
+        .fetchone()
+    )
     assert row == ("on", "UTF8", "b", "C.UTF-8", True)
 
 
@@ -46,13 +55,21 @@ def test_role_attributes(connect):
 
 
 def test_passwords_are_scram_and_the_superuser_has_none(superuser):
-    assert superuser("SELECT count(*) FROM pg_authid WHERE rolpassword IS NOT NULL AND rolpassword !~ '^SCRAM-SHA-256[$]'") == "0"
+    assert (
+        superuser("SELECT count(*) FROM pg_authid WHERE rolpassword IS NOT NULL AND rolpassword !~ '^SCRAM-SHA-256[$]'")
+        == "0"
+    )
     assert superuser("SELECT rolpassword IS NULL FROM pg_authid WHERE rolname = 'postgres'") == "t"
-    assert superuser("SELECT count(*) FROM pg_authid WHERE rolcanlogin AND rolname <> 'postgres' AND rolpassword IS NULL") == "0"
+    assert (
+        superuser("SELECT count(*) FROM pg_authid WHERE rolcanlogin AND rolname <> 'postgres' AND rolpassword IS NULL")
+        == "0"
+    )
 
 
 def test_pg_hba_knows_scram_over_tls_and_peer_alone(superuser):
-    rules = {tuple(line.split("|")) for line in superuser("SELECT type, auth_method FROM pg_hba_file_rules").splitlines()}
+    rules = {
+        tuple(line.split("|")) for line in superuser("SELECT type, auth_method FROM pg_hba_file_rules").splitlines()
+    }
     assert rules == {("local", "peer"), ("hostssl", "scram-sha-256")}
     assert superuser("SELECT count(*) FROM pg_hba_file_rules WHERE error IS NOT NULL") == "0"
 
@@ -61,13 +78,18 @@ def test_pg_hba_knows_scram_over_tls_and_peer_alone(superuser):
 def test_app_logins_act_as_the_owner(connect):
     for login in ("orcheo_app_a", "orcheo_app_b"):
         for direct in (True, False):
-            assert connect(login, direct=direct).execute("SELECT session_user, current_user").fetchone() == (login, "orcheo")
+            assert connect(login, direct=direct).execute("SELECT session_user, current_user").fetchone() == (
+                login,
+                "orcheo",
+            )
 
 
 @pytest.mark.any_server
 def test_database_and_every_table_belong_to_orcheo(connect):
     connection = connect("orcheo_monitor", direct=True)
-    assert connection.execute("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()").fetchone() == ("orcheo",)
+    assert connection.execute(
+        "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()"
+    ).fetchone() == ("orcheo",)
     owners = connection.execute("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'").fetchall()
     assert owners == [("orcheo",)]
 
@@ -80,7 +102,12 @@ def test_read_only_role_reads_everything_and_writes_nothing(connect):
         connection.execute(psycopg.sql.SQL("SELECT count(*) FROM {}").format(psycopg.sql.Identifier(name)))
     # Its transactions are read-only by default; a session that turns that off still has no right to write.
     connection = connect("orcheo_ro", direct=True, options="-c default_transaction_read_only=off")
-    for statement in ("INSERT INTO workflows (id) VALUES ('x')", "DELETE FROM workflow_runs", "CREATE TABLE probe (i int)", "CREATE TEMP TABLE probe (i int)"):
+    for statement in (
+        "INSERT INTO workflows (id) VALUES ('x')",
+        "DELETE FROM workflow_runs",
+        "CREATE TABLE probe (i int)",
+        "CREATE TEMP TABLE probe (i int)",
+    ):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute(statement)
 
@@ -88,13 +115,23 @@ def test_read_only_role_reads_everything_and_writes_nothing(connect):
 @pytest.mark.any_server
 def test_app_role_administers_nothing(connect):
     connection = connect()
-    for statement in ("CREATE ROLE probe", "CREATE DATABASE probe", "ALTER SYSTEM SET work_mem = '1GB'", "COPY workflows TO PROGRAM 'true'"):
+    for statement in (
+        "CREATE ROLE probe",
+        "CREATE DATABASE probe",
+        "ALTER SYSTEM SET work_mem = '1GB'",
+        "COPY workflows TO PROGRAM 'true'",
+    ):
         with pytest.raises((psycopg.errors.InsufficientPrivilege, psycopg.errors.FeatureNotSupported)):
             connection.execute(statement)
 
 
 def test_roles_stay_in_their_databases(connect):
-    for role, database in (("orcheo_app_a", "postgres"), ("orcheo_ro", "postgres"), ("pgbouncer", "orcheo"), ("orcheo_monitor", "template1")):
+    for role, database in (
+        ("orcheo_app_a", "postgres"),
+        ("orcheo_ro", "postgres"),
+        ("pgbouncer", "orcheo"),
+        ("orcheo_monitor", "template1"),
+    ):
         with pytest.raises(psycopg.OperationalError, match="no pg_hba.conf entry"):
             connect(role, direct=True, database=database)
 
@@ -102,7 +139,10 @@ def test_roles_stay_in_their_databases(connect):
 def test_pooler_role_looks_up_app_logins_only(connect):
     connection = connect("pgbouncer", direct=True, database="postgres")
     lookup = "SELECT count(*) FROM orcheo_pooler.user_lookup(%s)"
-    found = {role: connection.execute(lookup, (role,)).fetchone()[0] for role in ("orcheo_app_a", "orcheo_ro", "orcheo_admin", "postgres", "replicator")}
+    found = {
+        role: connection.execute(lookup, (role,)).fetchone()[0]
+        for role in ("orcheo_app_a", "orcheo_ro", "orcheo_admin", "postgres", "replicator")
+    }
     assert found == {"orcheo_app_a": 1, "orcheo_ro": 1, "orcheo_admin": 0, "postgres": 0, "replicator": 0}
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         connection.execute("SELECT * FROM pg_authid")
@@ -118,7 +158,9 @@ def test_extensions(connect, target: Target):
 def test_statement_statistics_are_collected(connect):
     connection = connect("orcheo_monitor", direct=True)
     assert connection.execute("SELECT count(*) > 0 FROM pg_stat_statements").fetchone() == (True,)
-    assert connection.execute("SELECT track_io_timing_on FROM (SELECT current_setting('track_io_timing') = 'on' AS track_io_timing_on) AS s").fetchone() == (True,)
+    assert connection.execute(
+        "SELECT track_io_timing_on FROM (SELECT current_setting('track_io_timing') = 'on' AS track_io_timing_on) AS s"
+    ).fetchone() == (True,)
 
 
 @pytest.mark.any_server

@@ -113,9 +113,7 @@ def write_lock(uv: str, orcheo: str, backend: str, lock_path: Path = LOCK) -> No
     requirements = f"orcheo=={orcheo}\norcheo-backend=={backend}\n"
     done = subprocess.run(command, input=requirements, text=True, check=True, stdout=subprocess.PIPE)
     header = f"# orcheo=={orcheo} orcheo-backend=={backend} python=={python}\n"
-    made_by = (
-        "# Made by `install.py lock`, which says more; used when the image is built with this very pair.\n"
-    )
+    made_by = "# Made by `install.py lock`, which says more; used when the image is built with this very pair.\n"
     lock_path.write_text(header + made_by + done.stdout, encoding="utf-8")
 
 

@@ -35,6 +35,9 @@ GRANT pg_monitor TO orcheo_admin WITH ADMIN OPTION;
 -- login copies the whole cluster, which is more than the administrator may read.
 GRANT orcheo_monitor, pgbouncer TO orcheo_admin WITH ADMIN TRUE, INHERIT FALSE, SET FALSE;
 
+-- reserved_connections: when the app has taken all others, the administrator and the monitoring still get in.
+GRANT pg_use_reserved_connections TO orcheo_admin, orcheo_monitor;
+
 REVOKE ALL ON DATABASE postgres FROM PUBLIC;
 GRANT CONNECT ON DATABASE postgres TO orcheo_admin, orcheo_monitor, pgbouncer;
 

@@ -5,6 +5,7 @@ no, 2 wrong input.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -37,9 +38,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m orcheo_db.bootstrap", description="Make a PostgreSQL server ready for Orcheo."
     )
-    parser.add_argument(
-        "--json", action="store_true", help="one JSON document on stdout and nothing else there"
-    )
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout and nothing else there")
     parser.add_argument(
         "--full",
         action="store_true",
@@ -61,14 +60,13 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, _stop)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="bootstrap: %(name)s: %(message)s")
     try:
-        result = run.run(
-            read_job(), run.Options(full=options.full or bool(options.snapshot), snapshot=options.snapshot)
-        )
+        # What the app prints or logs on its way must not end up in the document.
+        with contextlib.redirect_stdout(sys.stderr):
+            full = options.full or options.snapshot is not None
+            result = run.run(read_job(), run.Options(full=full, snapshot=options.snapshot))
     except (UserError, CheckFailed) as error:
         say(str(error))
-        _print(
-            options.json, {"ok": False, "changed": None, "error": str(error), "exit_code": error.exit_code}
-        )
+        _print(options.json, {"ok": False, "changed": None, "error": str(error), "exit_code": error.exit_code})
         return error.exit_code
     print(human(result), file=sys.stderr)
     _print(options.json, result)

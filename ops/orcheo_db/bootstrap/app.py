@@ -95,14 +95,10 @@ STORES: tuple[Store, ...] = (
         "agentensor",
         _asynchronous(f"{_BACKEND}.agentensor.checkpoint_store", "PostgresAgentensorCheckpointStore"),
     ),
-    Store(
-        "plugins", _asynchronous(f"{_BACKEND}.plugin_installation_store", "PostgresPluginInstallationStore")
-    ),
+    Store("plugins", _asynchronous(f"{_BACKEND}.plugin_installation_store", "PostgresPluginInstallationStore")),
     Store(
         "service_tokens",
-        _asynchronous(
-            f"{_BACKEND}.service_token_repository.postgres_repository", "PostgresServiceTokenRepository"
-        ),
+        _asynchronous(f"{_BACKEND}.service_token_repository.postgres_repository", "PostgresServiceTokenRepository"),
     ),
     Store("chatkit", _asynchronous(f"{_BACKEND}.chatkit_store_postgres", "PostgresChatKitStore")),
     Store("vault", _vault),
@@ -150,9 +146,7 @@ def check_login(session: Session) -> None:
     with database.connect(session.job.login(APP_LOGINS[0]), timeout=15) as conn:
         row = conn.execute("SELECT current_user::text").fetchone()
     if not row or row[0] != OWNER:
-        raise CheckFailed(
-            f"role {APP_LOGINS[0]} logs in but doesn't act as {OWNER}: check ALTER ROLE ... SET role"
-        )
+        raise CheckFailed(f"role {APP_LOGINS[0]} logs in but doesn't act as {OWNER}: check ALTER ROLE ... SET role")
 
 
 def run_store(session: Session, store: Store, changes: list[str]) -> bool:
@@ -270,8 +264,7 @@ def timed(session: Session, store: Store, changes: list[str]) -> dict[str, Any]:
     start = time.monotonic()
     present = run_store(session, store, changes)
     created = {
-        label: sum(c.startswith(kind) for c in changes)
-        for label, kind in (("tables", "table "), ("indexes", "index "))
+        label: sum(c.startswith(kind) for c in changes) for label, kind in (("tables", "table "), ("indexes", "index "))
     }
     tables = [change.removeprefix("table ") for change in changes if change.startswith("table ")]
     return {

@@ -155,17 +155,13 @@ def problems(
             texts.append(f"table {name} belongs to {table.owner} instead of {owner}")
         if expected:
             texts += [
-                f"column {name}.{column} is missing"
-                for column in sorted(expected.tables[name].columns - table.columns)
+                f"column {name}.{column} is missing" for column in sorted(expected.tables[name].columns - table.columns)
             ]
             texts += [
                 f"index {index} is missing or invalid"
                 for index in sorted(expected.tables[name].indexes - table.indexes)
             ]
-    texts += [
-        f"function or trigger {name} is missing"
-        for name in sorted(expected.routines - made if expected else ())
-    ]
+    texts += [f"function or trigger {name} is missing" for name in sorted(expected.routines - made if expected else ())]
     return texts
 
 
@@ -183,9 +179,7 @@ def snapshot(
         "orcheo": versions[0],
         "orcheo_backend": versions[1],
         "stores": {store: sorted(tables) for store, tables in stores.items()},
-        "added_later": {
-            name: sorted(columns) for name, columns in sorted(added_columns().items()) if name in found
-        },
+        "added_later": {name: sorted(columns) for name, columns in sorted(added_columns().items()) if name in found},
         "routines": sorted(made),
         "tables": {
             name: {"columns": sorted(table.columns), "indexes": sorted(table.indexes)}
@@ -201,9 +195,7 @@ def _lines(document: Mapping[str, Any]) -> str:
     for key, value in document.items():
         text = json.dumps(value)
         if isinstance(value, dict):
-            text = (
-                "{\n" + ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items()) + "\n }"
-            )
+            text = "{\n" + ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items()) + "\n }"
         parts.append(f" {json.dumps(key)}: {text}")
     return "{\n" + ",\n".join(parts) + "\n}"
 
@@ -226,9 +218,7 @@ def added_in(source: str) -> dict[str, set[str]]:
     """`added_columns` of one file's text: table to columns."""
     text = re.sub(r"[\"\s]+", " ", source)  # statements are split over lines and over string literals
     found: dict[str, set[str]] = {}
-    for match in re.finditer(
-        r"ALTER TABLE (\w+) (ADD COLUMN IF NOT EXISTS .*?)(?=;|ALTER TABLE|CREATE |$)", text
-    ):
+    for match in re.finditer(r"ALTER TABLE (\w+) (ADD COLUMN IF NOT EXISTS .*?)(?=;|ALTER TABLE|CREATE |$)", text):
         columns = re.findall(r"ADD COLUMN IF NOT EXISTS (\w+)", match[2])
         found.setdefault(match[1], set()).update(columns)
     return found

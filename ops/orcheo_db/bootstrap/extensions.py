@@ -26,9 +26,7 @@ def ensure_extensions(session: Session, changes: list[str]) -> None:
     for name in names:
         installed, trusted = facts.get(name, (False, False))
         if name not in facts:
-            session.leave_out(
-                f"extension {name}", "the server doesn't have its files (package or provider's list)"
-            )
+            session.leave_out(f"extension {name}", "the server doesn't have its files (package or provider's list)")
         elif installed or _create(session, name, trusted):
             if not installed:
                 changes.append(f"extension {name}")

@@ -57,9 +57,7 @@ def read(conn: Connection) -> Installation | None:
     row = conn.execute("SELECT to_regclass('orcheo_db.installation') IS NOT NULL").fetchone()
     if not (row and row[0]):
         return None
-    found = conn.execute(
-        sql.SQL("SELECT {} FROM orcheo_db.installation").format(sql.SQL(_COLUMNS))
-    ).fetchone()
+    found = conn.execute(sql.SQL("SELECT {} FROM orcheo_db.installation").format(sql.SQL(_COLUMNS))).fetchone()
     return Installation(*found) if found else None
 
 
@@ -69,9 +67,7 @@ def write(session: Session, wanted: Installation, changes: list[str]) -> None:
     if read(conn) == wanted and not _grants_missing(conn):
         return
     with conn.transaction():
-        conn.execute(
-            statement("installation", monitor=sql.Identifier(MONITOR), reader=sql.Identifier(READER))
-        )
+        conn.execute(statement("installation", monitor=sql.Identifier(MONITOR), reader=sql.Identifier(READER)))
         if read(conn) != wanted:
             conn.execute(statement("installation_row"), asdict(wanted))
     changes.append("orcheo_db.installation")

@@ -1,7 +1,7 @@
 """What the job is told: everything comes from the environment and from files, so any target can run it.
 
 ORCHEO_DB_ADMIN_DSN
-    The administrator's DSN, direct (no pooler); or ORCHEO_DB_ADMIN_DSN_FILE, a file that holds it.
+    The administrator's DSN, direct (no pooler); ORCHEO_DB_ADMIN_DSN_FILE, a file that holds it, wins.
 ORCHEO_DB_ADMIN_PASSWORD_FILE
     The administrator's password if the DSN has none (default: ROLE.password among the secrets).
 ORCHEO_DB_SECRETS
@@ -50,23 +50,15 @@ TLS_MODES = ("require", "verify-ca", "verify-full")
 # queries for longer. client_connection_check_interval: the server notices a killed job within this time even
 # while a statement runs.
 SESSION_OPTIONS = (
-    "-c lock_timeout=30s -c statement_timeout=0 -c idle_session_timeout=0 -c"
-    " idle_in_transaction_session_timeout=120s"
-    " -c client_connection_check_interval=2s -c client_min_messages=error"
+    "-c lock_timeout=10s -c statement_timeout=0 -c idle_session_timeout=0"
+    " -c idle_in_transaction_session_timeout=120s -c client_connection_check_interval=2s"
+    " -c client_min_messages=error"
 )
 # The administrator's own parameters that must not leak into the DSN of another role.
 _PERSONAL = (
-    "user",
-    "password",
-    "passfile",
-    "sslcert",
-    "sslkey",
-    "sslpassword",
-    "service",
-    "options",
-    "replication",
+    "user", "password", "passfile", "sslcert", "sslkey", "sslpassword", "service", "options", "replication",
     "dbname",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -127,9 +119,8 @@ def read_job(environ: Mapping[str, str] = os.environ) -> Job:
 
 
 def _admin_dsn(environ: Mapping[str, str], secrets: Path) -> tuple[str, tuple[str, ...]]:
-    text = environ.get("ORCHEO_DB_ADMIN_DSN", "").strip()
-    if not text and environ.get("ORCHEO_DB_ADMIN_DSN_FILE"):
-        text = _secret(Path(environ["ORCHEO_DB_ADMIN_DSN_FILE"]))
+    file = environ.get("ORCHEO_DB_ADMIN_DSN_FILE")
+    text = _secret(Path(file)) if file else environ.get("ORCHEO_DB_ADMIN_DSN", "").strip()
     if not text:
         raise UserError("no administrator's DSN: set ORCHEO_DB_ADMIN_DSN or ORCHEO_DB_ADMIN_DSN_FILE")
     parameters = database.parse(text)
@@ -166,14 +157,10 @@ def check_encryption(parameters: Mapping[str, str], environ: Mapping[str, str]) 
                 f" (sslmode={mode}):"
                 " add sslmode=verify-full and sslrootcert=FILE"
             )
-        return (
-            f"sslmode={mode} on a loopback address: not encrypted unless the proxy that listens there does"
-            " it",
-        )
+        return (f"sslmode={mode} on a loopback address: not encrypted unless the proxy that listens there does it",)
     if mode != "verify-full":
         return (
-            f"sslmode={mode} encrypts but doesn't prove that {over_network[0]} is the right server: use"
-            " verify-full",
+            f"sslmode={mode} encrypts but doesn't prove that {over_network[0]} is the right server: use verify-full",
         )
     return ()
 
@@ -211,9 +198,7 @@ def _installation_id(path: Path) -> str:
         document = json.loads(_secret(path))
         return str(document["installation_id"])
     except (ValueError, KeyError, TypeError):
-        raise UserError(
-            f'{path} is not an installation file: expected {{"installation_id": "..."}}'
-        ) from None
+        raise UserError(f'{path} is not an installation file: expected {{"installation_id": "..."}}') from None
 
 
 def _flag(environ: Mapping[str, str], name: str) -> bool:
@@ -240,8 +225,7 @@ def _identifier(environ: Mapping[str, str], name: str, default: str) -> str:
     text = environ.get(name, "").strip() or default
     if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", text) or text in ("postgres", "template0", "template1"):
         raise UserError(
-            f"{name}={text!r} can't be the app's database: use small letters, digits and _, and no system"
-            " name"
+            f"{name}={text!r} can't be the app's database: use small letters, digits and _, and no system name"
         )
     return text
 
@@ -250,7 +234,5 @@ def _extensions(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(re.split(r"[,\s]+", text.strip()))) if text.strip() else ()
     for name in names:
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", name):
-            raise UserError(
-                f"ORCHEO_DB_EXTENSIONS: {name!r} is no extension name; separate names with commas"
-            )
+            raise UserError(f"ORCHEO_DB_EXTENSIONS: {name!r} is no extension name; separate names with commas")
     return names

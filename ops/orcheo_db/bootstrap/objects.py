@@ -28,9 +28,7 @@ def ensure_database(session: Session, changes: list[str]) -> None:
     row = conn.execute(_DATABASE, (name,)).fetchone()
     if row is None:
         conn.execute(
-            sql.SQL("CREATE DATABASE {} OWNER {} {}").format(
-                database, sql.Identifier(OWNER), _template(session)
-            )
+            sql.SQL("CREATE DATABASE {} OWNER {} {}").format(database, sql.Identifier(OWNER), _template(session))
         )
         changes.append(f"database {name}")
     elif row[0] != OWNER:
@@ -101,4 +99,4 @@ def ensure_read_grants(session: Session, changes: list[str]) -> None:
         tables = sql.SQL(", ").join(sql.Identifier("public", name) for name in missing)
         # The TABLE form takes sequences too.
         session.as_owner(sql.SQL("GRANT SELECT ON TABLE {} TO {}").format(tables, sql.Identifier(READER)))
-        changes.append(f"SELECT on {len(missing)} tables to {READER}")
+        changes.append(f"SELECT on {len(missing)} relations to {READER}")

@@ -22,11 +22,7 @@ def ensure_lookup(session: Session, changes: list[str]) -> None:
     Raises:
         CheckFailed: on the own server, where it must work.
     """
-    problem = (
-        _try_lookup(session)
-        if _role_exists(session)
-        else f"role {session.facts.user!r} may not read pg_authid"
-    )
+    problem = _try_lookup(session) if _role_exists(session) else f"role {session.facts.user!r} may not read pg_authid"
     if problem and not session.job.managed:
         problem = _create(session, changes) or _try_lookup(session)
     if not problem:
@@ -41,10 +37,7 @@ def ensure_lookup(session: Session, changes: list[str]) -> None:
 
 
 def _role_exists(session: Session) -> bool:
-    return (
-        session.maintenance.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (POOLER,)).fetchone()
-        is not None
-    )
+    return session.maintenance.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (POOLER,)).fetchone() is not None
 
 
 def _create(session: Session, changes: list[str]) -> str | None:
@@ -69,11 +62,7 @@ def _try_lookup(session: Session) -> str | None:
         with database.connect(session.job.login(POOLER, MAINTENANCE_DATABASE), timeout=15) as conn:
             row = conn.execute(LOOKUP, (role,)).fetchone()
     except UserError as error:
-        return (
-            str(error)
-            if session.may_read_verifiers
-            else f"role {session.facts.user!r} may not read pg_authid"
-        )
+        return str(error) if session.may_read_verifiers else f"role {session.facts.user!r} may not read pg_authid"
     except psycopg.Error as error:
         return str(error.diag.message_primary or "the lookup failed")
     if row is None or row[0] != role or not str(row[1]).startswith("SCRAM-SHA-256$"):

@@ -29,17 +29,12 @@ def check_server(job: Job, facts: ServerFacts) -> list[str]:
     """
     where = job.address
     if facts.version_num < MIN_VERSION:
-        raise UserError(
-            f"{where} runs PostgreSQL {facts.version}: Orcheo needs 14 or newer, upgrade the server first"
-        )
+        raise UserError(f"{where} runs PostgreSQL {facts.version}: Orcheo needs 14 or newer, upgrade the server first")
     if facts.in_recovery:
-        raise UserError(
-            f"{where} is a standby (read only): give the primary's address in the administrator's DSN"
-        )
+        raise UserError(f"{where} is a standby (read only): give the primary's address in the administrator's DSN")
     if facts.pooled:
         raise UserError(
-            f"{where} is a connection pooler: give PostgreSQL's own address (usually port 5432), not the"
-            " pooler's"
+            f"{where} is a connection pooler: give PostgreSQL's own address (usually port 5432), not the pooler's"
         )
     if not (facts.superuser or (facts.createrole and facts.createdb)):
         raise UserError(
@@ -85,9 +80,7 @@ class Contents:
     installed: Installation | None
 
 
-def check_contents(
-    contents: Contents, expected: Expected | None, job: Job, team_column: bool = True
-) -> list[str]:
+def check_contents(contents: Contents, expected: Expected | None, job: Job, team_column: bool = True) -> list[str]:
     """Refuse a database that isn't this release's, or somebody else's; return warnings.
 
     Args:
@@ -100,13 +93,10 @@ def check_contents(
     where = f"database {job.database} at {job.address}"
     if contents.encoding != "UTF8":
         raise CheckFailed(
-            f"{where} is encoded in {contents.encoding}, Orcheo needs UTF8: give another database."
-            f" {UNTOUCHED}"
+            f"{where} is encoded in {contents.encoding}, Orcheo needs UTF8: give another database. {UNTOUCHED}"
         )
     known, warnings = known_tables(expected), list[str]()
-    ours = {
-        name: table for name, table in contents.tables.items() if is_known(name, known, expected is not None)
-    }
+    ours = {name: table for name, table in contents.tables.items() if is_known(name, known, expected is not None)}
     foreign = sorted(set(contents.tables) - set(ours))
     installed = contents.installed
     _refuse_older(where, ours, _lacking(ours, expected, team_column))
@@ -114,8 +104,7 @@ def check_contents(
         if not ours:
             raise CheckFailed(
                 f"{where} holds {_count(foreign, 'table')} of something else ({_some(foreign)}): give an"
-                " empty database, or move"
-                f" them to a schema other than public. {UNTOUCHED}"
+                f" empty database, or move them to a schema other than public. {UNTOUCHED}"
             )
         warnings.append(f"{where} also holds tables that are not Orcheo's: {_some(foreign)}")
     others = sorted({table.owner for table in ours.values()} - {OWNER})
@@ -139,9 +128,7 @@ def check_contents(
 def _lacking(ours: Mapping[str, Table], expected: Expected | None, team_column: bool) -> list[str]:
     if expected is None:
         workflows = ours.get("workflows")
-        return (
-            ["workflows.team_id"] if team_column and workflows and "team_id" not in workflows.columns else []
-        )
+        return ["workflows.team_id"] if team_column and workflows and "team_id" not in workflows.columns else []
     tables = ((name, table) for name, table in sorted(ours.items()) if name in expected.tables)
     return [
         f"{name}.{column}"

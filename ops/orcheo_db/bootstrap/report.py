@@ -24,9 +24,7 @@ def summary(
     owner, encoding, collation = session.app.execute(_DATABASE).fetchone() or ("?", "?", "?")
     names = sql.Literal([facts.user, OWNER, *LOGINS])
     roles = session.app.execute(statement("role_summary", names=names)).fetchall()
-    extensions = session.app.execute(
-        "SELECT extname::text, extversion FROM pg_extension ORDER BY 1"
-    ).fetchall()
+    extensions = session.app.execute("SELECT extname::text, extversion FROM pg_extension ORDER BY 1").fetchall()
     return {
         "ok": True,
         "changed": any(step.changes for step in session.steps),
@@ -54,9 +52,7 @@ def summary(
     }
 
 
-def table_summary(
-    found: dict[str, Table], expected: Expected | None, names: frozenset[str]
-) -> dict[str, Any]:
+def table_summary(found: dict[str, Table], expected: Expected | None, names: frozenset[str]) -> dict[str, Any]:
     """Counts of the app's tables and indexes; `names` are the tables that are Orcheo's, `extra` the ones
     that aren't.
     """
@@ -80,8 +76,7 @@ def human(result: dict[str, Any]) -> str:
         ),
         (
             "database",
-            f"{result['database']['name']} (owner {result['database']['owner']},"
-            f" {result['database']['encoding']})",
+            f"{result['database']['name']} (owner {result['database']['owner']}, {result['database']['encoding']})",
         ),
         (
             "release",
@@ -95,6 +90,11 @@ def human(result: dict[str, Any]) -> str:
     rows += [("left out", f"{entry['what']}: {entry['why']}") for entry in result["left_out"]]
     rows += [("warning", text) for text in result["warnings"]]
     changed = sum(len(step["changes"]) for step in result["steps"])
-    rows.append(("result", f"{changed} change{'' if changed == 1 else 's'}" if result["changed"] else "nothing changed"))
+    rows.append(
+        (
+            "result",
+            f"{changed} change{'' if changed == 1 else 's'}" if result["changed"] else "nothing changed",
+        )
+    )
     rows[-1] = ("result", f"{rows[-1][1]} in {result['seconds']:.1f} s")
     return "\n".join(f"  {label:<11}{text}" for label, text in rows)

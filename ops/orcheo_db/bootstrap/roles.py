@@ -67,9 +67,7 @@ def ensure_roles(session: Session, changes: list[str]) -> None:
         if role.name in present:
             continue
         options = [sql.SQL("LOGIN" if role.login else "NOLOGIN")]
-        options += (
-            [sql.SQL("NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS")] if session.facts.superuser else []
-        )
+        options += [sql.SQL("NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS")] if session.facts.superuser else []
         options += [sql.SQL("REPLICATION")] if role.replication else []
         parts: list[sql.Composable] = [
             sql.SQL("CREATE ROLE {} WITH").format(sql.Identifier(role.name)),
@@ -87,9 +85,7 @@ def ensure_memberships(session: Session, changes: list[str]) -> None:
     """
     conn, user = session.maintenance, session.facts.user
     if not _acts_for(session, user, OWNER):
-        options = (
-            sql.SQL(" WITH INHERIT TRUE, SET TRUE") if session.facts.version_num >= PG16 else sql.SQL("")
-        )
+        options = sql.SQL(" WITH INHERIT TRUE, SET TRUE") if session.facts.version_num >= PG16 else sql.SQL("")
         grant = sql.SQL("GRANT {} TO {}").format(sql.Identifier(OWNER), sql.Identifier(user))
         conn.execute(grant + options)
         changes.append(f"{user} acts for {OWNER}")
@@ -98,9 +94,7 @@ def ensure_memberships(session: Session, changes: list[str]) -> None:
             if _member(session, role.name, group):
                 continue
             try:
-                conn.execute(
-                    sql.SQL("GRANT {} TO {}").format(sql.Identifier(group), sql.Identifier(role.name))
-                )
+                conn.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(group), sql.Identifier(role.name)))
             except errors.InsufficientPrivilege:
                 if group == OWNER:
                     raise
@@ -114,9 +108,7 @@ def ensure_settings(session: Session, changes: list[str]) -> None:
     """ALTER ROLE ... SET where a setting differs. The administrator's own are set on the own server only."""
     settings = [(role.name, role.settings) for role in wanted(session)]
     if session.job.managed and session.facts.user == ADMIN:
-        settings.append(
-            (ADMIN, {"lock_timeout": "30s"})
-        )  # an administrator's DDL must not queue the app behind it
+        settings.append((ADMIN, {"lock_timeout": "30s"}))  # an administrator's DDL must not queue the app behind it
     for name, pairs in settings:
         present = _settings(session, name)
         for key, value in pairs.items():
@@ -124,9 +116,7 @@ def ensure_settings(session: Session, changes: list[str]) -> None:
                 continue
             query = sql.SQL("ALTER ROLE {} SET {} = {}")
             try:
-                session.maintenance.execute(
-                    query.format(sql.Identifier(name), sql.Identifier(key), sql.Literal(value))
-                )
+                session.maintenance.execute(query.format(sql.Identifier(name), sql.Identifier(key), sql.Literal(value)))
             except errors.InsufficientPrivilege as error:
                 if name in APP_LOGINS:
                     raise

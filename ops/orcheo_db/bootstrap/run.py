@@ -38,40 +38,43 @@ def run(job: Job, options: Options = Options()) -> dict[str, Any]:
     start = time.monotonic()
     versions = app.versions()
     maintenance = database.connect(job.admin(), timeout=job.wait, on_retry=_waiting())
-    with maintenance:
-        facts = database.server_facts(maintenance)
-        session = Session(job, maintenance, facts, warnings=check_server(job, facts))
-        say(
-            f"connected to PostgreSQL {facts.version} at {job.address} as {facts.user}"
-            f" ({facts.tls_version or 'not encrypted'})"
-        )
-        guard.acquire(maintenance, job.lock_wait)
-        try:
-            result = _locked(session, versions, options)
-        finally:
-            if session._app is not None:
-                session._app.close()
+    try:
+        with maintenance:
+            result = _connected(job, maintenance, versions, options)
+    except psycopg.Error as error:  # between the steps, which name themselves
+        reason = " ".join(str(error).split())
+        raise CheckFailed(f"lost {job.address} on the way ({reason}); run again when it answers") from error
     result["seconds"] = round(time.monotonic() - start, 3)
     return result
 
 
+def _connected(
+    job: Job, maintenance: database.Connection, versions: tuple[str, str], options: Options
+) -> dict[str, Any]:
+    facts = database.server_facts(maintenance)
+    session = Session(job, maintenance, facts, warnings=check_server(job, facts))
+    encryption = facts.tls_version or "not encrypted"
+    say(f"connected to PostgreSQL {facts.version} at {job.address} as {facts.user} ({encryption})")
+    guard.acquire(maintenance, job.lock_wait)
+    try:
+        return _locked(session, versions, options)
+    finally:
+        session.close()
+
+
 def _locked(session: Session, versions: tuple[str, str], options: Options) -> dict[str, Any]:
     job, wanted = session.job, expected.load(*versions)
-    try:
-        recognise(session, wanted, versions)
-    except psycopg.Error as error:
-        raise CheckFailed(
-            f"can't look at what {job.address} holds: {' '.join(str(error).split())}"
-        ) from error
+    recognise(session, wanted, versions)
     session.run("roles", lambda changes: roles.ensure_roles(session, changes))
     session.run("memberships", lambda changes: roles.ensure_memberships(session, changes))
     session.run("role settings", lambda changes: roles.ensure_settings(session, changes))
     session.run("database", lambda changes: objects.ensure_database(session, changes))
     session.run("passwords", lambda changes: roles.ensure_passwords(session, changes))
     session.app = database.connect(job.admin(job.database), timeout=job.wait)
-    # Locks are per database: this one keeps out a bootstrap whose administrator connects through another
-    # maintenance database.
-    guard.acquire(session.app, job.lock_wait)
+    if session.facts.database != job.database:
+        # Locks are per database: this one keeps out a bootstrap whose administrator connects through another
+        # maintenance database.
+        guard.acquire(session.app, job.lock_wait)
     session.run("schema privileges", lambda changes: objects.ensure_schema_privileges(session, changes))
     session.run("read grants", lambda changes: objects.ensure_read_grants(session, changes))
     session.run("extensions", lambda changes: extensions.ensure_extensions(session, changes))
@@ -79,10 +82,8 @@ def _locked(session: Session, versions: tuple[str, str], options: Options) -> di
     row = installation.Installation(
         job.installation_id, *versions, installation.digest(), len(wanted.tables) if wanted else 0
     )
-    stores = [] if _complete(session, wanted, row) and not options.full else _stores(session)
-    found, release = _verify(
-        session, wanted, versions, [store["name"] for store in stores if store["present"]]
-    )
+    stores = [] if not options.full and _complete(session, wanted, row) else _stores(session)
+    found, release = _verify(session, wanted, versions, [store["name"] for store in stores if store["present"]])
     if options.snapshot:
         _write_snapshot(session, options.snapshot, found, stores, versions)
     known = expected.known_tables(wanted)
@@ -156,9 +157,7 @@ def _write_snapshot(
     versions: tuple[str, str],
 ) -> None:
     made = {store["name"]: store["tables"] for store in stores}
-    path.write_text(
-        expected.snapshot(found, expected.routines(session.app), made, versions), encoding="utf-8"
-    )
+    path.write_text(expected.snapshot(found, expected.routines(session.app), made, versions), encoding="utf-8")
     say(f"snapshot of {len(found)} tables written to {path}")
 
 

@@ -76,6 +76,11 @@ class Session:
     def app(self, conn: Connection) -> None:
         self._app = conn
 
+    def close(self) -> None:
+        """Close the connection to the app's database; the maintenance one belongs to the caller."""
+        if self._app is not None:
+            self._app.close()
+
     @property
     def may_read_verifiers(self) -> bool:
         """Whether this administrator can make PgBouncer's lookup function (needs pg_authid)."""
@@ -146,7 +151,6 @@ def _summary(changes: list[str]) -> str:
     kinds = Counter(change.split()[0] for change in changes)
     if set(kinds) <= {"table", "index", "sequence", "column"}:
         return ", ".join(
-            f"{count} {kind}{'' if count == 1 else 'es' if kind == 'index' else 's'}"
-            for kind, count in kinds.items()
+            f"{count} {kind}{'' if count == 1 else 'es' if kind == 'index' else 's'}" for kind, count in kinds.items()
         )
     return f"{', '.join(changes[:3])} and {len(changes) - 3} more"

@@ -41,12 +41,6 @@ def write(root: Path, files: Mapping[str, str]) -> list[str]:
 
 def stale(root: Path, files: Mapping[str, str]) -> list[str]:
     """The paths that differ from `files`, sorted: missing, changed, or left over from a size that is gone."""
-    present = {
-        str(file.relative_to(root)) for owned in OWNED for file in (root / owned).rglob("*") if file.is_file()
-    }
-    wrong = {
-        path
-        for path, text in files.items()
-        if path not in present or (root / path).read_bytes() != text.encode()
-    }
+    present = {str(file.relative_to(root)) for owned in OWNED for file in (root / owned).rglob("*") if file.is_file()}
+    wrong = {path for path, text in files.items() if path not in present or (root / path).read_bytes() != text.encode()}
     return sorted(wrong | (present - set(files)))

@@ -65,9 +65,7 @@ class Images(_Model):
 class Cluster(_Model):
     """What initdb is told; fixed for the life of a cluster."""
 
-    locale_provider: Annotated[
-        Literal["builtin", "icu", "libc"], Field(description="one of builtin, icu, libc")
-    ]
+    locale_provider: Annotated[Literal["builtin", "icu", "libc"], Field(description="one of builtin, icu, libc")]
     locale: Annotated[str, text(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}", "a locale's name, for example C.UTF-8")]
 
 
@@ -156,9 +154,7 @@ class Spec(_Model):
         name = name or self.stack.size
         if name not in self.sizes:
             known = ", ".join(self.sizes)
-            raise SpecError(
-                f"{self.source}: no size {name!r}: expected one of {known}, or a [sizes.{name}] table"
-            )
+            raise SpecError(f"{self.source}: no size {name!r}: expected one of {known}, or a [sizes.{name}] table")
         return self.sizes[name]
 
     def image_tags(self) -> dict[str, str]:

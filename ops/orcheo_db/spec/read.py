@@ -48,9 +48,7 @@ def load_spec(path: Path | None = None, env: Mapping[str, str] | None = None) ->
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SpecError(
-            f"{source}: can't be read: {error.strerror}; name another file with ORCHEO_DB_SPEC"
-        ) from None
+        raise SpecError(f"{source}: can't be read: {error.strerror}; name another file with ORCHEO_DB_SPEC") from None
     except UnicodeDecodeError as error:
         raise SpecError(f"{source}: not UTF-8 text (byte {error.start})") from None
     except tomllib.TOMLDecodeError as error:
@@ -105,9 +103,7 @@ def _contradictions(spec: Spec) -> Iterator[tuple[tuple[str, ...], object, str]]
             yield key, meant, f"the same as sizes.{name}.max_connections ({size.max_connections})"
 
 
-def validated(
-    model: type[M], data: object, source: str, overridden: Mapping[tuple[str, ...], str] | None = None
-) -> M:
+def validated(model: type[M], data: object, source: str, overridden: Mapping[tuple[str, ...], str] | None = None) -> M:
     """`data` as `model`; errors name `source`, or the variable that a key was `overridden` by.
 
     Raises:

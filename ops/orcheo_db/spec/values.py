@@ -100,9 +100,7 @@ def text(pattern: str, accepted: str) -> Any:
 
 
 def whole(low: int, high: int, unit: str = "") -> Any:
-    return Field(
-        ge=low, le=high, description=f"a whole number{f' of {unit}' if unit else ''} from {low} to {high}"
-    )
+    return Field(ge=low, le=high, description=f"a whole number{f' of {unit}' if unit else ''} from {low} to {high}")
 
 
 _PATH = r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*"
@@ -111,12 +109,8 @@ _TAG = r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
 IMAGE = _REPOSITORY + _TAG
 _RELEASE = r"[0-9]+(?:\.[0-9]+){1,3}(?:(?:a|b|rc|\.post|\.dev)[0-9]+)?"
 
-SizeName = Annotated[
-    str, text(r"[a-z][a-z0-9-]{0,30}", "a name of at most 31 a-z, 0-9 and -, for example small")
-]
-Memory = Annotated[
-    int, BeforeValidator(_memory), Field(ge=512 << 20, description=f"{_MEMORY_FORMS}, at least 512MB")
-]
+SizeName = Annotated[str, text(r"[a-z][a-z0-9-]{0,30}", "a name of at most 31 a-z, 0-9 and -, for example small")]
+Memory = Annotated[int, BeforeValidator(_memory), Field(ge=512 << 20, description=f"{_MEMORY_FORMS}, at least 512MB")]
 Scalar = Annotated[str, BeforeValidator(_scalar), Field(description="a string, a number or a boolean")]
 Settings = dict[str, Scalar]  # names and ranges are PostgreSQL's and PgBouncer's: `tuning` checks them
 Repository = Annotated[str, text(_REPOSITORY, "an image name without a tag, for example orcheo-db/postgres")]

@@ -86,6 +86,14 @@ class Target(ABC):
         """
 
     @abstractmethod
+    def restart(self, service: str) -> None:
+        """Stop a service as the platform does (gracefully) and start it again."""
+
+    @abstractmethod
+    def kill(self, service: str) -> None:
+        """End a service with SIGKILL, as a crash would, and let it start again as the platform does. For fault tests."""
+
+    @abstractmethod
     def services(self) -> list[ServiceState]:
         """The state of every service of this target, in start order."""
 
@@ -124,4 +132,6 @@ class Target(ABC):
             query["hostaddr"] = endpoint.address
         name = database or self.spec.database.name
         login = f"{quote(role, safe='')}:{quote(self.store.password(role), safe='')}"
-        return f"postgresql://{login}@{endpoint.host}:{endpoint.port}/{quote(name, safe='')}?{urlencode(query, safe='/')}"
+        return (
+            f"postgresql://{login}@{endpoint.host}:{endpoint.port}/{quote(name, safe='')}?{urlencode(query, safe='/')}"
+        )

@@ -90,25 +90,29 @@ class ComposeTarget(Target):
             "XDG_RUNTIME_DIR",
         )
         env = {key: os.environ[key] for key in keep if key in os.environ}
-        done = subprocess.run(
-            argv, cwd=self.root, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL
-        )
+        done = subprocess.run(argv, cwd=self.root, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         return Result(done.returncode, done.stdout, done.stderr)
 
     def run(self, service: str, argv: Sequence[str], *, input: str | None = None) -> Result:
+        interactive = ["--interactive"] if input is not None else []
+        command = ["docker", "exec", *interactive, str(self._running(service).id), *argv]
+        done = subprocess.run(command, input=input, capture_output=True, text=True)
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def _running(self, service: str) -> Container:
         container = self.container(service)
         if container is None or container.status != "running":
             state = container.status if container else "not there"
             raise UserError(f"service {service} of project {self.project} is {state}: run `make up`")
-        command = [
-            "docker",
-            "exec",
-            *(["--interactive"] if input is not None else []),
-            str(container.id),
-            *argv,
-        ]
-        done = subprocess.run(command, input=input, capture_output=True, text=True)
-        return Result(done.returncode, done.stdout, done.stderr)
+        return container
+
+    def restart(self, service: str) -> None:
+        self._running(service).restart(timeout=120)
+
+    def kill(self, service: str) -> None:
+        container = self._running(service)
+        container.kill("SIGKILL")
+        container.start()  # Docker's restart policy takes a kill by its own command for intended
 
     def services(self) -> list[ServiceState]:
         return [self._state(name) for name in self.service_names]
@@ -124,9 +128,7 @@ class ComposeTarget(Target):
             health = "done" if state["ExitCode"] == 0 else "failed"
             detail = f"exit code {state['ExitCode']}"
         image = str(container.attrs["Config"]["Image"])
-        return ServiceState(
-            service, str(state["Status"]), health, image, str(state["StartedAt"])[:19], detail
-        )
+        return ServiceState(service, str(state["Status"]), health, image, str(state["StartedAt"])[:19], detail)
 
     # --- endpoints ------------------------------------------------------------------------------------------------------
 
@@ -137,9 +139,7 @@ class ComposeTarget(Target):
         return Endpoint("localhost", self.spec.stack.port, None if bound in everywhere else bound)
 
     def server(self) -> Endpoint:
-        container = self.container("postgres")
-        if container is None or container.status != "running":
-            raise UserError(f"service postgres of project {self.project} does not run: run `make up`")
+        container = self._running("postgres")
         networks = container.attrs["NetworkSettings"]["Networks"]
         return Endpoint("postgres", 5432, str(networks[f"{self.project}_database"]["IPAddress"]))
 
@@ -175,14 +175,10 @@ class ComposeTarget(Target):
         ]
 
     def _monitor(self) -> File:
-        return File(
-            "secrets/orcheo_monitor.pgpass", pgpass("orcheo_monitor", self.store.password("orcheo_monitor"))
-        )
+        return File("secrets/orcheo_monitor.pgpass", pgpass("orcheo_monitor", self.store.password("orcheo_monitor")))
 
     def _postgres_files(self) -> list[File]:
-        files = [
-            File(f"secrets/{role}.scram", self._read(f"secrets/{role}.scram")) for role in POSTGRES_SECRETS
-        ]
+        files = [File(f"secrets/{role}.scram", self._read(f"secrets/{role}.scram")) for role in POSTGRES_SECRETS]
         files += [
             *self._server_certificate("postgres"),
             self._monitor(),
@@ -247,6 +243,8 @@ class ComposeTarget(Target):
             "DATABASE_EXTENSIONS": ",".join(self.spec.database.extensions),
             "BIND_ADDRESS": self.spec.stack.bind_address,
             "PGBOUNCER_PORT": str(self.spec.stack.port),
+            # The user's word that an index order made by another collation library is accepted (the image says when to give it).
+            "ORCHEO_DB_ACCEPT_COLLATION": os.environ.get("ORCHEO_DB_ACCEPT_COLLATION", ""),
         }
 
     def _image_id(self, name: str) -> str:
@@ -297,9 +295,7 @@ class ComposeTarget(Target):
                 volumes={self.volume: {"bind": "/var/lib/postgresql", "mode": "ro"}},
             )  # fmt: skip
         except APIError as error:
-            raise UserError(
-                f"volume {self.volume} can't be inspected: {error.explanation or error}"
-            ) from None
+            raise UserError(f"volume {self.volume} can't be inspected: {error.explanation or error}") from None
         found: dict[str, Any] = json.loads(output)
         return found
 

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -65,9 +64,7 @@ class ExternalTarget(ComposeTarget):
         try:
             parts: dict[str, Any] = conninfo_to_dict(given or self._dsn_file.read_text().strip())
         except psycopg.ProgrammingError as error:
-            raise UserError(
-                f"{ADMIN_DSN} is not a PostgreSQL DSN: {str(error).strip().splitlines()[0]}"
-            ) from None
+            raise UserError(f"{ADMIN_DSN} is not a PostgreSQL DSN: {str(error).strip().splitlines()[0]}") from None
         return self._checked(parts)
 
     def _checked(self, parts: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +96,9 @@ class ExternalTarget(ComposeTarget):
             return self._server_ca
         source = Path(wanted) if wanted and wanted != "system" else ca_bundle()
         if not source.is_file():
-            raise UserError(f"{ADMIN_DSN} says sslrootcert={source}, and there is no such file: give the server's CA certificate")
+            raise UserError(
+                f"{ADMIN_DSN} says sslrootcert={source}, and there is no such file: give the server's CA certificate"
+            )
         return source
 
     def prepare_store(self) -> None:

@@ -44,9 +44,7 @@ def archive(services: Mapping[str, list[File]]) -> bytes:
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for service, files in services.items():
             uid = UIDS[service]
-            for directory in sorted(
-                {f"{service}", *(f"{service}/{file.path.partition('/')[0]}" for file in files)}
-            ):
+            for directory in sorted({f"{service}", *(f"{service}/{file.path.partition('/')[0]}" for file in files)}):
                 entry = tarfile.TarInfo(directory)
                 entry.type, entry.mode, entry.uid, entry.gid = tarfile.DIRTYPE, 0o500, uid, uid
                 tar.addfile(entry)

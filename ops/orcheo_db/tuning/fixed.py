@@ -30,8 +30,7 @@ FIXED: tuple[Setting, ...] = (
     Setting(
         "idle_in_transaction_session_timeout",
         "5min",
-        "an abandoned transaction holds locks, stops vacuum and blocks CREATE INDEX CONCURRENTLY; no step"
-        " takes 5min",
+        "an abandoned transaction holds locks, stops vacuum and blocks CREATE INDEX CONCURRENTLY; no step takes 5min",
         _TIMEOUTS,
     ),
     Setting(
@@ -56,18 +55,14 @@ FIXED: tuple[Setting, ...] = (
         _NETWORK,
     ),
     Setting("unix_socket_permissions", "0700", "only the server's own operating-system user", _NETWORK),
-    Setting(
-        "tcp_keepalives_idle", "60", "seconds (the system's 2 hours are too long): find dead peers", _NETWORK
-    ),
+    Setting("tcp_keepalives_idle", "60", "seconds (the system's 2 hours are too long): find dead peers", _NETWORK),
     Setting("tcp_keepalives_interval", "10", "seconds between probes", _NETWORK),
     Setting("tcp_keepalives_count", "6", "lost probes until a peer is dead: 2 minutes in all", _NETWORK),
     Setting("client_connection_check_interval", "10s", "ends a long query whose client has gone", _NETWORK),
     Setting("hba_file", f"{CONF}/pg_hba.conf", "rendered, mounted read-only", _SECURITY),
     Setting("password_encryption", "scram-sha-256", "the only kind that pg_hba.conf accepts", _SECURITY),
     Setting("ssl", "on", "pg_hba.conf refuses every TCP connection without it", _SECURITY),
-    Setting(
-        "ssl_cert_file", f"{SECRETS}/server.crt", "issued by the installation's own authority", _SECURITY
-    ),
+    Setting("ssl_cert_file", f"{SECRETS}/server.crt", "issued by the installation's own authority", _SECURITY),
     Setting("ssl_key_file", f"{SECRETS}/server.key", "mode 0400", _SECURITY),
     Setting("ssl_min_protocol_version", "TLSv1.2", "older versions are broken", _SECURITY),
     Setting(
@@ -76,9 +71,7 @@ FIXED: tuple[Setting, ...] = (
         "the spec is the one place for settings; what ALTER SYSTEM wrote would be lost or win unseen",
         _SECURITY,
     ),
-    Setting(
-        "log_destination", "stderr", "the container's log; Docker or Kubernetes rotates and ships it", _LOG
-    ),
+    Setting("log_destination", "stderr", "the container's log; Docker or Kubernetes rotates and ships it", _LOG),
     Setting("logging_collector", "off", "no log files inside a read-only container", _LOG),
     Setting(
         "log_line_prefix",

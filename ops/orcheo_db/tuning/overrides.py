@@ -51,9 +51,7 @@ _WORDS = ("on", "off", "true", "false", "yes", "no", "1", "0")
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*([A-Za-z]*)\s*", re.ASCII)
 
 # PgBouncer settings whose value the pool arithmetic and other code read as a whole number.
-_PGBOUNCER_COUNTS = re.compile(
-    r"max_(?!packet).*|(?:default_|min_|reserve_)?pool_size|.*_timeout|.*_lifetime|.*_retry"
-)
+_PGBOUNCER_COUNTS = re.compile(r"max_(?!packet).*|(?:default_|min_|reserve_)?pool_size|.*_timeout|.*_lifetime|.*_retry")
 
 
 def check_overrides(size: Size, spec: Spec) -> None:
@@ -67,13 +65,13 @@ def check_overrides(size: Size, spec: Spec) -> None:
     for name, value in spec.pgbouncer.items():
         key = f"{spec.source}: pgbouncer.{name}"
         if name not in catalogue.PGBOUNCER:
-            raise SpecError(
-                f"{key}: PgBouncer has no such setting; did you mean {_near(name, catalogue.PGBOUNCER)}?"
-            )
+            raise SpecError(f"{key}: PgBouncer has no such setting; did you mean {_near(name, catalogue.PGBOUNCER)}?")
         if name in _OWNED_PGBOUNCER:
             raise SpecError(f"{key}: {_OWNED_PGBOUNCER[name]}")
         if _PGBOUNCER_COUNTS.fullmatch(name) and not re.fullmatch(r"[0-9]{1,9}", value):
             raise SpecError(f"{key} = {value!r}: expected a whole number")
+        if name == "max_prepared_statements" and int(value) == 0:
+            raise SpecError(f"{key} = {value!r}: expected at least 1, because the app prepares its statements")
 
 
 def _check(
@@ -93,7 +91,9 @@ def _check(
 
 
 def _near(name: str, names: frozenset[str]) -> str:
-    return difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.0)[0]
+    """The name that was probably meant; letter case counts least (pg_settings says TimeZone)."""
+    lower = {known.lower(): known for known in sorted(names)}
+    return lower[difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.0)[0]]
 
 
 def problem(name: str, value: str) -> str | None:
@@ -103,7 +103,7 @@ def problem(name: str, value: str) -> str | None:
     if name in catalogue.ENUMS:
         words = catalogue.ENUMS[name].split(",")
         # Hidden synonyms of on and off are accepted wherever both are among the words.
-        accepted = {*words, *(_WORDS if {"on", "off"} <= set(words) else ())}
+        accepted = {*(word.lower() for word in words), *(_WORDS if {"on", "off"} <= set(words) else ())}
         return None if value.lower() in accepted else f"one of {', '.join(words)}"
     if name in catalogue.NUMBERS:
         return _number_problem(name, value)
@@ -115,6 +115,8 @@ def _number_problem(name: str, value: str) -> str | None:
     limits = f"from {low:.16g} to {high:.16g}" + (f" in units of {unit}" if unit else "")
     units = [each for table in (_MEMORY, _TIME) if _base(unit) in table for each in table]
     accepted = f"a number {limits}" + (f"; units: {', '.join(units)}" if units else "")
+    if name not in catalogue.REALS and re.fullmatch(r"0[0-7]+", value):  # octal as in C: file modes
+        return None if low <= int(value, 8) <= high else accepted
     match = _NUMBER.fullmatch(value)
     if match is None or (match[2] and match[2] not in units):
         return accepted

@@ -21,9 +21,7 @@ def pgbouncer_settings(size: Size, spec: Spec) -> list[Setting]:
     found = [*_pools(size, spec), *_AUTHENTICATION, *_FIXED]
     names = {setting.name for setting in found}
     found += [
-        Setting(name, "", "", "Further settings of the spec")
-        for name in sorted(spec.pgbouncer)
-        if name not in names
+        Setting(name, "", "", "Further settings of the spec") for name in sorted(spec.pgbouncer) if name not in names
     ]
     return [_chosen(setting, spec) for setting in found]
 
@@ -42,8 +40,7 @@ def _pools(size: Size, spec: Spec) -> list[Setting]:
         Setting(
             "pool_mode",
             "transaction",
-            "a server connection belongs to a client for one transaction; the app's locks are of that"
-            " length too",
+            "a server connection belongs to a client for one transaction; the app's locks are of that length too",
             _POOLS,
         ),
         Setting(
@@ -76,9 +73,7 @@ def _pools(size: Size, spec: Spec) -> list[Setting]:
             _POOLS,
         ),
         Setting("min_pool_size", "0", "idle logins keep no server connections", _POOLS),
-        Setting(
-            "reserve_pool_size", "0", "every connection is already somebody's in the arithmetic above", _POOLS
-        ),
+        Setting("reserve_pool_size", "0", "every connection is already somebody's in the arithmetic above", _POOLS),
     ]
 
 
@@ -102,29 +97,20 @@ _AUTHENTICATION = (
     Setting(
         "ignore_startup_parameters",
         "extra_float_digits",
-        "sent by JDBC tools, harmless to drop. Not `options`: dropping what a client set there would be a"
-        " lie",
+        "sent by JDBC tools, harmless to drop. Not `options`: dropping what a client set there would be a lie",
         _AUTH,
     ),
 )
 
 _FIXED = (
     Setting("client_tls_sslmode", "require", "no plain connection; clients verify the name themselves", _TLS),
-    Setting(
-        "client_tls_cert_file", f"{SECRETS}/server.crt", "issued by the installation's own authority", _TLS
-    ),
+    Setting("client_tls_cert_file", f"{SECRETS}/server.crt", "issued by the installation's own authority", _TLS),
     Setting("client_tls_key_file", f"{SECRETS}/server.key", "mode 0400", _TLS),
     Setting(
         "client_tls_ca_file",
         f"{SECRETS}/ca.crt",
-        "no client certificate is asked for; without a file, the system's CAs are loaded, which a slim image lacks",
-        _TLS,
-    ),
-    Setting(
-        "client_tls_ca_file",
-        f"{SECRETS}/ca.crt",
-        "clients need no certificate, but one that is sent must be from this authority; unset, PgBouncer does not"
-        " start without the system's bundle",
+        "clients need no certificate, but one that is sent must be from this authority; unset, PgBouncer"
+        " does not start without the system's bundle",
         _TLS,
     ),
     Setting("client_tls_protocols", "tlsv1.2,tlsv1.3", "older versions are broken", _TLS),
@@ -161,9 +147,7 @@ _FIXED = (
     Setting("client_login_timeout", "15", "half-open logins do not pile up", _TIMES),
     Setting("client_idle_timeout", "0", "none: the app's pools close idle connections themselves", _TIMES),
     Setting("server_connect_timeout", "5", "PostgreSQL is on the same network", _TIMES),
-    Setting(
-        "server_login_retry", "1", "after a restart try again at once; meanwhile clients get errors", _TIMES
-    ),
+    Setting("server_login_retry", "1", "after a restart try again at once; meanwhile clients get errors", _TIMES),
     Setting(
         "server_idle_timeout",
         "300",
@@ -176,9 +160,7 @@ _FIXED = (
         "long-lived sessions gather memory (caches of 59 tables); renewed hourly",
         _TIMES,
     ),
-    Setting(
-        "server_check_delay", "10", "a server connection idle for longer is tested before it is used", _TIMES
-    ),
+    Setting("server_check_delay", "10", "a server connection idle for longer is tested before it is used", _TIMES),
     Setting("query_timeout", "0", "none: PostgreSQL's and the roles' own timeouts decide", _TIMES),
     Setting(
         "idle_transaction_timeout",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from orcheo_db.spec import Size, Spec
+from orcheo_db.spec import Size, Spec, format_memory
 from orcheo_db.tuning.overrides import check_overrides
 from orcheo_db.tuning.postgresql import reserved_connections
 
@@ -48,6 +48,8 @@ AUTH_POOL = DIRECT["PgBouncer's auth_query"]
 LEAST_APP_POOL = len(TUNABLE_STORES) + len(FIXED_STORES)
 # More active backends than this only queue for the same cores inside PostgreSQL, holding snapshots and locks.
 MOST_PER_CPU = 16
+# What an idle backend keeps to itself (catalogue and plan caches); less and the kernel kills PostgreSQL.
+LEAST_MEMORY_PER_CONNECTION = 2 << 20
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,7 @@ def pool_arithmetic(spec: Spec, size: Size) -> PoolBudget:
         SpecError: an override that PostgreSQL or PgBouncer would refuse.
     """
     check_overrides(size, spec)
-    by_store = dict.fromkeys(TUNABLE_STORES, spec.app.pool_max_size) | dict.fromkeys(
-        FIXED_STORES, FIXED_POOL_SIZE
-    )
+    by_store = dict.fromkeys(TUNABLE_STORES, spec.app.pool_max_size) | dict.fromkeys(FIXED_STORES, FIXED_POOL_SIZE)
     each = sum(by_store.values())
     processes = spec.app.backend_processes + spec.app.worker_processes
     reserved = int(_setting(size, spec, "reserved_connections", reserved_connections(size)))
@@ -125,6 +125,11 @@ def pool_arithmetic(spec: Spec, size: Size) -> PoolBudget:
         max_connections=size.max_connections,
     )
     budget.problems.extend(_problems(budget, wanted))
+    if size.memory * 3 // 4 < size.max_connections * LEAST_MEMORY_PER_CONNECTION:
+        budget.problems.append(
+            f"{format_memory(size.memory)} of memory less a quarter for shared_buffers is under 2MB for each"
+            f" of {size.max_connections} connections: lower max_connections or give more memory"
+        )
     return budget
 
 

@@ -66,8 +66,7 @@ def _connections(size: Size) -> list[Setting]:
         Setting(
             "max_connections",
             str(size.max_connections),
-            "the size's own; PgBouncer lets many more clients share them, and each costs memory and"
-            " snapshot time",
+            "the size's own; PgBouncer lets many more clients share them, and each costs memory and snapshot time",
             group,
         ),
         Setting(
@@ -79,8 +78,7 @@ def _connections(size: Size) -> list[Setting]:
         Setting(
             "reserved_connections",
             str(reserved_connections(size)),
-            "for roles granted pg_use_reserved_connections: monitoring and administration while the app is"
-            " stuck",
+            "for roles granted pg_use_reserved_connections: monitoring and administration while the app is stuck",
             group,
         ),
     ]
@@ -126,7 +124,7 @@ def max_wal_size(size: Size) -> int:
 
 
 def _memory(size: Size) -> list[Setting]:
-    group, io = "Memory", "1/64 of memory, 64MB to 512MB"
+    group, io = "Memory", "1/64 of memory, 16MB to 512MB"
     return [
         Setting("shared_buffers", format_memory(shared_buffers(size)), "25 % of memory", group),
         Setting(
@@ -143,7 +141,7 @@ def _memory(size: Size) -> list[Setting]:
         ),
         Setting(
             "autovacuum_work_mem",
-            format_memory(_clamp(64 * MB, size.memory // 64 // MB * MB, 512 * MB)),
+            format_memory(_clamp(16 * MB, size.memory // 64 // MB * MB, 512 * MB)),
             f"{io}: every autovacuum worker may take this at once, so less than maintenance_work_mem",
             group,
         ),
@@ -176,12 +174,8 @@ def _wal(size: Size) -> list[Setting]:
             "full-page images after a checkpoint shrink several times for little CPU (less to archive, too)",
             group,
         ),
-        Setting(
-            "wal_buffers", format_memory(buffers), "1/32 of shared_buffers, at most one 16MB segment", group
-        ),
-        Setting(
-            "min_wal_size", format_memory(largest // 4), "segments kept for reuse: 1/4 of max_wal_size", group
-        ),
+        Setting("wal_buffers", format_memory(buffers), "1/32 of shared_buffers, at most one 16MB segment", group),
+        Setting("min_wal_size", format_memory(largest // 4), "segments kept for reuse: 1/4 of max_wal_size", group),
         Setting(
             "max_wal_size",
             format_memory(largest),
@@ -234,12 +228,8 @@ def _planner(size: Size) -> list[Setting]:
             f"storage is {disk}: reads that it serves at once (pgtune)",
             group,
         ),
-        Setting(
-            "maintenance_io_concurrency", depth, "vacuum and recovery prefetch as deep as queries do", group
-        ),
-        Setting(
-            "default_statistics_target", "100", "PostgreSQL's default; the app's queries are by key", group
-        ),
+        Setting("maintenance_io_concurrency", depth, "vacuum and recovery prefetch as deep as queries do", group),
+        Setting("default_statistics_target", "100", "PostgreSQL's default; the app's queries are by key", group),
         Setting(
             "jit",
             "off",
@@ -260,9 +250,7 @@ def _workers(size: Size) -> list[Setting]:
             group,
         ),
         Setting("max_parallel_workers", str(workers), "one a core", group),
-        Setting(
-            "max_parallel_workers_per_gather", str(gather), "half the cores, at most 4, for one query", group
-        ),
+        Setting("max_parallel_workers_per_gather", str(gather), "half the cores, at most 4, for one query", group),
         Setting("max_parallel_maintenance_workers", str(gather), "as many for one index build", group),
     ]
 
