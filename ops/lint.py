@@ -41,7 +41,12 @@ def compose_environment() -> dict[str, str]:
     return (
         dict.fromkeys(names, "lint")
         | numbers
-        | {"PGBOUNCER_PORT": "6432", "BIND_ADDRESS": "127.0.0.1", "STATE_DIR": "/nonexistent"}
+        | {
+            "PGBOUNCER_PORT": "6432",
+            "PGBOUNCER_NOFILE": "1024",
+            "BIND_ADDRESS": "127.0.0.1",
+            "STATE_DIR": "/nonexistent",
+        }
     )
 
 
