@@ -125,6 +125,7 @@ class Target(ABC):
         Raises:
             UserError: no such role, or its secret is missing.
         """
+        self.store.installation_id()  # says so where there is no installation
         role = role or self.app_login()
         endpoint = self.server() if direct else self.pooler()
         query = {"sslmode": "verify-full", "sslrootcert": str(self.ca_file(direct=direct))}
