@@ -74,7 +74,6 @@ def main() -> int:
         )
     wanted = fingerprint()
     if STAMP.is_file() and STAMP.read_text() == wanted:
-        os.utime(STAMP)
         return 0
     ensure_venv_module()
     say(f"making the toolkit's Python environment in {VENV.name}/ (once, about half a minute)")

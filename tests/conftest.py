@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from orcheo_db.host import ensure_docker
-from orcheo_db.lifecycle import state_directory
+from orcheo_db.preflight import state_directory
 from orcheo_db.secrets import Store
 from orcheo_db.spec import load_spec
 from orcheo_db.targets.compose import ComposeTarget
@@ -93,7 +93,7 @@ class Installation:
         own = {
             "ORCHEO_DB_PROJECT": self.project,
             "ORCHEO_DB_PORT": str(self.port),
-            "ORCHEO_DB_STATE_DIR": str(self.state),
+            "ORCHEO_DB_STATE_DIR": str(self.state.parent),
         }
         return {**os.environ, **own, **self.extra}
 

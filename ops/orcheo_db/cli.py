@@ -13,14 +13,17 @@ from dataclasses import asdict
 from typing import Any
 
 import click
+import psycopg
+from docker.errors import DockerException
 from rich.table import Table
 
-from orcheo_db import __version__, lifecycle, render
+from orcheo_db import __version__, lifecycle, removal, render
 from orcheo_db.console import err, out, say
 from orcheo_db.doctor import diagnose
 from orcheo_db.errors import CheckFailed, UserError
-from orcheo_db.host import ensure_docker
+from orcheo_db.host import ensure_docker, use_context
 from orcheo_db.images import ensure_images
+from orcheo_db.preflight import state_directory
 from orcheo_db.secrets import ROLES, Store
 from orcheo_db.shell import open_psql
 from orcheo_db.spec import STORAGE_KINDS, Spec, load_spec
@@ -28,6 +31,7 @@ from orcheo_db.targets.compose import ROOT, ComposeTarget
 from orcheo_db.targets.external import ExternalTarget
 from orcheo_db.tuning import machine_size, pgbouncer_settings, pool_arithmetic, postgresql_settings
 
+REMEMBERED = ("ORCHEO_DB_SIZE", "ORCHEO_DB_PORT")  # chosen once, they hold until something else is chosen
 TARGETS: dict[str, type[ComposeTarget]] = {"compose": ComposeTarget, "external": ExternalTarget}
 
 
@@ -36,22 +40,35 @@ class Context:
 
     def __init__(self, target: str, size: str | None, as_json: bool) -> None:
         self.target_name, self.size_name, self.as_json = target, size, as_json
+        self.printed = False
 
     def spec(self) -> Spec:
         return load_spec(env=os.environ)
 
+    def chosen(self) -> dict[str, str]:
+        """What this command chooses against the spec: by option, environment or make variable."""
+        given = {name: os.environ[name] for name in REMEMBERED if os.environ.get(name)}
+        return given | ({"ORCHEO_DB_SIZE": self.size_name} if self.size_name else {})
+
     def target(self) -> ComposeTarget:
-        spec = self.spec()
+        """The target, with what was chosen at an earlier `up` where nothing is chosen now."""
+        use_context()
         kind = TARGETS[self.target_name]
-        project = spec.stack.project if kind is ComposeTarget else f"{spec.stack.project}-{self.target_name}"
-        return kind(spec, spec.size(self.size_name), Store(lifecycle.state_directory(ROOT, project)))
+        name = self.spec().stack.project
+        store = Store(state_directory(ROOT, name if kind is ComposeTarget else f"{name}-{self.target_name}"))
+        spec = load_spec(env={**os.environ, **store.choices(), **self.chosen()})
+        return kind(spec, spec.size(None), store)
 
     def print(self, document: Any, text: Any = None) -> None:
         """The result: as JSON, or for a person (rich renderables or text)."""
+        self.printed = True
         if self.as_json:
             click.echo(json.dumps(document, indent=2, default=str))
         elif text is not None:
             out.print(text, markup=False)
+
+
+_state: list[Context] = []  # the running command's context, for an error's answer
 
 
 class Command(click.Command):
@@ -99,6 +116,7 @@ pass_context = click.make_pass_decorator(Context)
 def cli(context: click.Context, target: str, size: str | None, as_json: bool) -> None:
     """Production PostgreSQL for Orcheo: one spec, every target."""
     context.obj = Context(target, size, as_json)
+    _state.append(context.obj)
 
 
 # --- the spec -----------------------------------------------------------------------------------------------------------------
@@ -109,6 +127,11 @@ def spec() -> None:
     """The one specification, ops/spec.toml."""
 
 
+def _stale() -> list[str]:
+    """Committed files that differ from the committed spec; a spec of one's own (ORCHEO_DB_SPEC) has none."""
+    return [] if "ORCHEO_DB_SPEC" in os.environ else render.stale(ROOT, render.render(load_spec(env={})))
+
+
 @spec.command("check")
 @pass_context
 def spec_check(context: Context) -> None:
@@ -116,14 +139,14 @@ def spec_check(context: Context) -> None:
     found = context.spec()
     budgets = {name: pool_arithmetic(found, found.size(name)) for name in found.sizes}
     problems = [f"size {name}: {problem}" for name, budget in budgets.items() for problem in budget.problems]
-    stale = [str(path) for path in render.stale(ROOT, render.render(load_spec(env={})))]
-    problems += [f"{path} does not match ops/spec.toml: run `make render`" for path in stale]
+    problems += [f"{path} does not match ops/spec.toml: run `make render`" for path in _stale()]
     document = {
         "valid": not problems,
         "problems": problems,
         "sizes": {name: asdict(budget) for name, budget in budgets.items()},
     }
-    context.print(document, "ops/spec.toml is valid; rendered files match." if not problems else None)
+    matching = "" if "ORCHEO_DB_SPEC" in os.environ else "; the rendered files match"
+    context.print(document, f"{found.source} is valid{matching}." if not problems else None)
     if problems:
         raise CheckFailed("; ".join(problems))
 
@@ -221,11 +244,7 @@ def images(context: Context, install_docker: str) -> None:
 def up(context: Context, install_docker: str, new_secrets: bool, confirm: str | None) -> None:
     """Bring the database tier up; changes nothing where everything is as wanted."""
     target = context.target()
-    stale = (
-        []
-        if "ORCHEO_DB_SPEC" in os.environ
-        else [str(path) for path in render.stale(ROOT, render.render(load_spec(env={})))]
-    )
+    stale = _stale()
     if stale:
         raise UserError(
             f"{', '.join(stale[:2])}{' …' if len(stale) > 2 else ''} differ from ops/spec.toml: run `make render` first"
@@ -235,6 +254,7 @@ def up(context: Context, install_docker: str, new_secrets: bool, confirm: str | 
             f"--new-secrets replaces every password of project {target.project}: confirm with --confirm {target.project}"
         )
     outcome = lifecycle.up(target, install_docker=install_docker == "yes", new_secrets=new_secrets)
+    target.store.choose(target.store.choices() | context.chosen())
     seen = lifecycle.probe(target)
     document = {
         "changed": outcome.changed,
@@ -246,12 +266,14 @@ def up(context: Context, install_docker: str, new_secrets: bool, confirm: str | 
     context.print(document, None)
     if context.as_json:
         return
+    if remembered := {**target.store.choices()}:
+        say("Chosen against the spec, now or at an earlier up: " + ", ".join(f"{k}={v}" for k, v in remembered.items()))
     say("")
     for line in outcome.changed or ["Nothing changed."]:
         say(f"  {line}")
     if outcome.init and outcome.init.get("left_out"):
         for item in outcome.init["left_out"]:
-            say(f"  left out: {item}")
+            say(f"  left out: {item['what']}: {item['why']}")
     took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in outcome.seconds.items() if seconds >= 1)
     say(
         f"\nPostgreSQL {seen['server_version']} serves {seen['tables']} tables through PgBouncer{f' ({took})' if took else ''}."
@@ -279,7 +301,7 @@ def _print_services(target: ComposeTarget) -> None:
 def down(context: Context) -> None:
     """Stop the tier; data, secrets and images stay."""
     target = context.target()
-    stopped = lifecycle.down(target)
+    stopped = removal.down(target)
     kept = (
         f"Kept: volume {target.volume}, {target.store.path}."
         if target.managed_server
@@ -294,13 +316,12 @@ def down(context: Context) -> None:
 def destroy(context: Context, confirm: str | None) -> None:
     """Remove the tier with its data volume and its secrets, after naming them."""
     target = context.target()
-    names = lifecycle.doomed(target)
+    names = removal.doomed(target)
     if not names:
         context.print({"removed": []}, f"Nothing of project {target.project} is here.")
         return
-    if confirm not in (target.project, "yes"):
-        raise UserError(f"this would remove for ever: {'; '.join(names)}: confirm with `make destroy CONFIRM=yes`")
-    context.print({"removed": lifecycle.destroy(target)}, "Removed: " + "; ".join(names))
+    removal.check_confirmation(target, confirm)
+    context.print({"removed": removal.destroy(target)}, "Removed: " + "; ".join(names))
 
 
 @cli.command()
@@ -326,7 +347,7 @@ def status(context: Context) -> None:
             seen = document["app_sees"]
             say(f"PostgreSQL {seen['server_version']}: {seen['tables']} tables; an app that uses `make dsn` is served.")
     if problem:
-        raise CheckFailed(f"{problem}: run `make up`")
+        raise CheckFailed(f"{problem}: run `{target.up_command}`")
 
 
 @cli.command()
@@ -354,6 +375,7 @@ def psql(context: Context, role: str | None, direct: bool, arguments: tuple[str,
 def bootstrap(context: Context) -> None:
     """Run the init job again: roles, grants, extensions and the app's own schema."""
     target = context.target()
+    target.store.installation_id()  # says so where there is none
     with lifecycle.exclusive(target.store):
         summary = lifecycle.init(target, force=True)
     context.print(
@@ -386,19 +408,38 @@ def doctor(context: Context) -> None:
         raise CheckFailed(f"{len(failed)} of {len(checks)} checks failed: {', '.join(check.name for check in failed)}")
 
 
+def _answer(code: int, message: str) -> int:
+    """An error: one line on stderr, and with --json a document where none was printed yet."""
+    text = " ".join(message.split())
+    say(f"orcheo-db: {text}")
+    known = _state[-1] if _state else None
+    wants = known.as_json if known else "--json" in sys.argv
+    if wants and not (known and known.printed):
+        click.echo(json.dumps({"ok": False, "error": text, "exit_code": code}))
+    return code
+
+
 def main() -> None:
     """Entry point: runs a command and turns errors into one line and an exit code."""
     try:
         code = cli.main(standalone_mode=False) or 0
-    except click.exceptions.Abort:
-        say("orcheo-db: interrupted; run the same command again to go on")
-        code = 130
-    except click.ClickException as error:
-        say(f"orcheo-db: {' '.join(error.format_message().split())} (see orcheo-db --help)")
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
         code = 2
+    except click.exceptions.Abort:
+        code = _answer(130, "interrupted; run the same command again to go on")
+    except click.ClickException as error:
+        code = _answer(2, f"{error.format_message()} (see orcheo-db --help)")
     except (UserError, CheckFailed) as error:
-        say(f"orcheo-db: {' '.join(str(error).split())}")
-        code = error.exit_code
+        code = _answer(error.exit_code, str(error))
+    except DockerException as error:
+        code = _answer(2, f"Docker does not answer as expected ({error}): start it, or run `make up`, which does")
+    except psycopg.Error as error:
+        code = _answer(1, f"PostgreSQL says: {error}")
+    except PermissionError as error:
+        code = _answer(2, f"{error.filename} may not be used by this user: run as the user who ran `make up`")
+    except OSError as error:
+        code = _answer(2, f"{error.filename or 'the system'}: {error.strerror or error}")
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from docker.errors import DockerException
 
 from orcheo_db import effective
 from orcheo_db.bootstrap import expected
@@ -89,14 +90,16 @@ def _one_line(error: BaseException) -> str:
 def _guard(name: str, check: Callable[..., Check], *arguments: Any) -> Check:
     try:
         return check(name, *arguments)
-    except (UserError, CheckFailed, psycopg.Error, OSError) as error:
+    except (UserError, CheckFailed, psycopg.Error, DockerException, OSError, ValueError, IndexError) as error:
         return Check(name, False, _one_line(error), "mend what the message says, then run doctor again")
 
 
 def _services(name: str, target: ComposeTarget) -> Check:
     states = target.services()
     bad = [f"{state.name} is {state.state} ({state.health})" for state in states if not state.ok]
-    return Check(name, not bad, "; ".join(bad) or ", ".join(f"{s.name} {s.health}" for s in states), "run `make up`")
+    return Check(
+        name, not bad, "; ".join(bad) or ", ".join(f"{s.name} {s.health}" for s in states), f"run `{target.up_command}`"
+    )
 
 
 def _certificates(name: str, target: ComposeTarget) -> Check:
@@ -170,7 +173,7 @@ def _settings(name: str, target: ComposeTarget, connection: psycopg.Connection[A
         name,
         not different,
         found,
-        "ALTER SYSTEM RESET what was set by hand, or change ops/spec.toml and `make render up`",
+        "run `make up`; what somebody set with ALTER DATABASE or ALTER ROLE goes by its RESET",
     )
 
 

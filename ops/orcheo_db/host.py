@@ -25,6 +25,8 @@ from orcheo_db.errors import UserError
 DAEMON_LOG = Path("/var/log/orcheo-db-dockerd.log")
 DAEMON_START_SECONDS = 60  # a first start makes bridges, iptables chains and the storage; a few seconds as a rule
 COMPOSE_MINIMUM = (2, 24)  # `!override` and `!reset` in compose/external.yaml came with 2.24
+# One language, whose words are read here; no questions.
+APT_ENVIRONMENT = os.environ | {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
 DOCKER_PACKAGES = (
     "docker.io",
     "docker-cli",
@@ -100,7 +102,7 @@ def ensure_docker(*, install: bool, is_root: bool | None = None, release: dict[s
             raise UserError(
                 f"Docker is not installed and can be installed by this tool on Debian and Ubuntu only, not on {name}: install Docker Engine"
             )
-        apt_install(*available(DOCKER_PACKAGES))
+        apt_install(*DOCKER_PACKAGES)
         done.append("Docker Engine installed from the distribution")
     if daemon_error() is not None:  # a package's own scripts may have started it
         start_daemon()
@@ -110,15 +112,36 @@ def ensure_docker(*, install: bool, is_root: bool | None = None, release: dict[s
 
 def available(packages: Sequence[str]) -> list[str]:
     """Those of `packages` that the machine's package sources offer."""
-    run(["apt-get", "update", "-q"])
-    policy = run(["apt-cache", "policy", *packages])
+    run(["apt-get", "update", "-q"], env=APT_ENVIRONMENT)
+    policy = run(["apt-cache", "policy", *packages], env=APT_ENVIRONMENT)
     return re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (?!\(none\))", policy, re.MULTILINE)
 
 
 def apt_install(*packages: str) -> None:
-    say(f"Installing {', '.join(packages)} from the distribution")
-    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    run(["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages], env=env)
+    """Install those of `packages` that the machine's package sources offer.
+
+    Raises:
+        UserError: they offer none of them, or the installation fails.
+    """
+    found = available(packages)
+    if not found:
+        raise UserError(
+            f"this machine's package sources do not offer {' or '.join(packages)}: add the distribution's own sources, or install it by hand"
+        )
+    say(f"Installing {', '.join(found)} from the distribution")
+    run(["apt-get", "install", "-y", "-q", "--no-install-recommends", *found], env=APT_ENVIRONMENT)
+
+
+def use_context() -> None:
+    """Make the library talk to the daemon that the docker command talks to (a context, rootless Docker), if that is another one."""
+    if "DOCKER_HOST" in os.environ or shutil.which("docker") is None:
+        return
+    done = subprocess.run(
+        ["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"], capture_output=True, text=True
+    )
+    host = done.stdout.strip()
+    if done.returncode == 0 and host and host != "unix:///var/run/docker.sock":
+        os.environ["DOCKER_HOST"] = host
 
 
 def start_daemon() -> None:
@@ -169,7 +192,7 @@ def build_client() -> str:
             if buildx.returncode == 0 or 18 <= major < 23:  # from 23 on, BuildKit in the client means buildx
                 return program
         if attempt == 0 and os.geteuid() == 0 and shutil.which("apt-get"):
-            apt_install(*(available(["docker-buildx"]) or available(["docker.io"])))
+            apt_install("docker-buildx" if available(["docker-buildx"]) else "docker.io")
     raise UserError(
         "no docker client here can build with BuildKit: install docker-buildx (Debian, Ubuntu) or Docker's buildx plugin"
     )

@@ -26,6 +26,7 @@ LABEL = "orcheo-db.inputs"
 # What the Dockerfile of `orcheo` copies: the init job and what it imports. The rest of the toolkit runs on the host, and a
 # change there must not make the image anew.
 TOOLKIT_IN_IMAGE = tuple(f"ops/orcheo_db/{name}" for name in ("__init__.py", "errors.py", "database.py", "bootstrap"))
+PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 LOG_TAIL = 15  # lines of a failed build shown; the whole log stays in the state directory
 
 
@@ -112,6 +113,8 @@ def build(image: Image, root: Path, wanted: str, logs: Path) -> None:
     argv += ["--label", f"{LABEL}={wanted}", "--secret", f"id=ca,src={ca_bundle()}"]
     for key, value in sorted(image.arguments.items()):
         argv += ["--build-arg", f"{key}={value}"]
+    # Docker's predefined arguments: they reach the build steps and leave no trace in the image.
+    argv += [word for name in PROXIES if name in os.environ for word in ("--build-arg", name)]
     argv.append(".")
     env = os.environ | {"DOCKER_BUILDKIT": "1"}
     with log.open("w") as file, step(f"Building {image.tag}") as bar:

@@ -1,36 +1,29 @@
-"""`up`, `down`, `destroy`: the order in which a Compose installation comes and goes, and what is checked before anything changes."""
+"""`up`: the order in which a Compose installation comes, and what each step waits for."""
 
 from __future__ import annotations
 
 import fcntl
 import json
-import os
-import shutil
-import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import docker
-from docker.errors import NotFound
-
-from orcheo_db.console import say, step
+from orcheo_db.console import step
 from orcheo_db.database import connect
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.host import compose_command, ensure_docker
 from orcheo_db.images import LABEL, ensure_images
+from orcheo_db.preflight import check_arithmetic, check_memory, check_port, check_secrets
 from orcheo_db.secrets import Store, write_private
 from orcheo_db.targets import mounts
 from orcheo_db.targets.compose import ComposeTarget
-from orcheo_db.tuning import pool_arithmetic
 
 HEALTHY_SECONDS = 180  # a first boot on a slow disk takes some 20 s, crash recovery after 4 GB of WAL up to two minutes
-INIT_SECONDS = (
-    900  # importing the app and 59 tables take under a minute; the job itself limits its waits to less than this
-)
+RECOVERING_SECONDS = 3600  # redo of 16 GB of WAL (size large) on a slow disk; while it lasts the server says so
+INIT_SECONDS = 900  # importing the app and 59 tables take under a minute; the job limits its own waits to less
+PENDING_ADOPTION = "adopting"  # noted in the state directory while a volume of lost secrets is being taken over
 CONFIG_EXIT = 78  # sysexits.h EX_CONFIG: the postgres image refuses the volume
 
 
@@ -92,6 +85,7 @@ def up(target: ComposeTarget, *, install_docker: bool = True, new_secrets: bool 
         with _timed(outcome, "init"):
             outcome.init = init(target, force=adopt)
         if adopt:  # the permission to adopt was for this start alone: the next one is an ordinary one again
+            (target.store.path / PENDING_ADOPTION).unlink(missing_ok=True)
             write_environment(target)
             start(target, "postgres", HEALTHY_SECONDS)
         if target.after_init(outcome.init):
@@ -101,58 +95,6 @@ def up(target: ComposeTarget, *, install_docker: bool = True, new_secrets: bool 
             start(target, "pgbouncer", HEALTHY_SECONDS)
         outcome.changed += difference(before, snapshot(target))
     return outcome
-
-
-def check_arithmetic(target: ComposeTarget) -> None:
-    problems = pool_arithmetic(target.spec, target.size).problems
-    if problems:
-        raise UserError(f"ops/spec.toml, size {target.size.name}: {'; '.join(problems)}")
-
-
-def check_memory(target: ComposeTarget) -> None:
-    """A size that the machine can't hold would be killed by the kernel in the middle of work."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if target.managed_server and target.size.memory > total:
-        raise UserError(
-            f"size {target.size.name} needs {target.size.memory / 2**30:.1f} GB of memory and this machine has {total / 2**30:.1f} GB:"
-            " choose a smaller SIZE, or `orcheo-db tune --memory …` for this machine"
-        )
-
-
-def check_port(target: ComposeTarget) -> None:
-    """Say that the port is taken before anything is started; our own running PgBouncer may have it."""
-    address, port = target.spec.stack.bind_address, target.spec.stack.port
-    own = target.container("pgbouncer")
-    if own is not None and own.status == "running" and _publishes(own.attrs, port):
-        return
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError as error:
-            holders = [c.name for c in docker.from_env().containers.list() if _publishes(c.attrs, port)]
-            by = f" by container {holders[0]}" if holders else ""
-            raise UserError(
-                f"port {address}:{port} can't be used ({error.strerror}{by}): free it, or choose another with ORCHEO_DB_PORT=… or [stack] port in ops/spec.toml"
-            ) from None
-
-
-def _publishes(attrs: dict[str, Any], port: int) -> bool:
-    ports = attrs.get("NetworkSettings", {}).get("Ports") or {}
-    return any(int(binding["HostPort"]) == port for bindings in ports.values() for binding in bindings or [])
-
-
-def check_secrets(target: ComposeTarget, *, new_secrets: bool) -> None:
-    """A volume with a cluster but no secrets: making new ones would lock everybody out, so it is said instead."""
-    if not target.managed_server or target.store.exists() or new_secrets or not target.volume_exists():
-        return
-    found = target.inspect_volume()
-    if found["state"] != "empty":
-        raise UserError(
-            f"volume {target.volume} holds a PostgreSQL cluster, but its secrets are gone from {target.store.path}: put that directory back from your copy,"
-            " or run `orcheo-db up --new-secrets` to keep the data and replace every password (ops/runbooks/lost-secrets.md)"
-        )
 
 
 def prepare(target: ComposeTarget, outcome: Outcome, *, new_secrets: bool) -> bool:
@@ -166,16 +108,32 @@ def prepare(target: ComposeTarget, outcome: Outcome, *, new_secrets: bool) -> bo
     target.prepare_store()
     if install_files(target):
         outcome.changed.append("configuration and secrets of the services put in place")
-    adopt = False
-    if target.managed_server and target.volume_exists():
-        found = target.inspect_volume()
-        marker = found.get("marker")
-        foreign = isinstance(marker, dict) and marker.get("installation_id") != target.store.installation_id()
-        adopt = new_secrets and foreign
+    adopt = adoption(target, new_secrets=new_secrets)
     write_environment(
         target, ORCHEO_DB_ADOPT=target.store.installation_id() if adopt else "", INIT_ADOPT=str(int(adopt))
     )
     return adopt
+
+
+def adoption(target: ComposeTarget, *, new_secrets: bool) -> bool:
+    """Whether this start takes over a volume whose secrets are lost. Once begun it is noted until the init job is through, so
+    that an interrupted one is finished by the next `up`.
+
+    Raises:
+        UserError: new secrets are asked for, and the volume belongs to the present ones.
+    """
+    pending = target.store.path / PENDING_ADOPTION
+    if pending.is_file():
+        return True
+    if not new_secrets:
+        return False
+    marker = target.inspect_volume().get("marker") if target.managed_server and target.volume_exists() else None
+    if not isinstance(marker, dict) or marker.get("installation_id") == target.store.installation_id():
+        raise UserError(
+            f"--new-secrets is for a volume whose secrets are lost, and nothing is lost here: volume {target.volume} and {target.store.path} belong together"
+        )
+    write_private(pending, b"")
+    return True
 
 
 def install_files(target: ComposeTarget) -> bool:
@@ -223,7 +181,7 @@ def start(target: ComposeTarget, service: str, seconds: float) -> None:
     if container is None:
         raise CheckFailed(f"service {service} was started but is not there: {last_line(result.stderr)}")
     title = f"Waiting for {service}" if existed is None or existed.id != container.id else f"Checking {service}"
-    deadline = time.monotonic() + seconds
+    deadline, limit = time.monotonic() + seconds, time.monotonic() + RECOVERING_SECONDS
     with step(title):
         while True:
             container.reload()
@@ -236,12 +194,17 @@ def start(target: ComposeTarget, service: str, seconds: float) -> None:
                     container.stop()
                     raise UserError(f"{words} [volume {target.volume}]")
                 raise CheckFailed(f"service {service} ended with code {state['ExitCode']}: {words}")
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline and not (time.monotonic() < limit and is_recovering(target, service)):
                 words = last_line(container.logs(tail=20).decode(errors="replace"))
                 raise CheckFailed(
                     f"service {service} was not healthy after {seconds:.0f} s: {words} (docker logs {container.name})"
                 )
             time.sleep(0.25)
+
+
+def is_recovering(target: ComposeTarget, service: str) -> bool:
+    """Whether the server is alive and says "not yet" (pg_isready's exit code 1): crash recovery, which may take its time."""
+    return service == "postgres" and target.run(service, ["pg_isready", "-q", "-h", "127.0.0.1"]).code == 1
 
 
 def last_line(text: str) -> str:
@@ -286,47 +249,6 @@ def init(target: ComposeTarget, *, force: bool = False) -> dict[str, Any] | None
     return summary
 
 
-def down(target: ComposeTarget) -> list[str]:
-    """Stop and remove the containers and networks; volumes, secrets and images stay. Returns what was stopped."""
-    stopped = [state.name for state in target.services() if state.state != "missing"]
-    if not stopped:
-        return []
-    with exclusive(target.store):
-        result = target.compose("down", "--remove-orphans")
-    if result.code != 0:
-        raise CheckFailed(f"the stack could not be stopped: {last_line(result.stderr)}")
-    return stopped
-
-
-def doomed(target: ComposeTarget) -> list[str]:
-    """Everything that `destroy` would remove for ever, by name."""
-    names = [f"container {target.project}-{state.name}" for state in target.services() if state.state != "missing"]
-    if target.managed_server and target.volume_exists():
-        names.append(f"volume {target.volume} (all data)")
-    if target.store.path.is_dir():
-        names.append(f"directory {target.store.path} (all secrets and certificates)")
-    return names
-
-
-def destroy(target: ComposeTarget) -> list[str]:
-    """Remove the installation: containers, networks, the data volume, secrets. Returns the names of what went.
-
-    The caller has shown `doomed` and has a confirmation.
-    """
-    names = doomed(target)
-    if not names:
-        return []
-    down(target)
-    if target.managed_server:
-        with suppress(NotFound):
-            docker.from_env().volumes.get(target.volume).remove()
-    directory = target.store.path / "mounts"
-    if directory.is_dir():
-        mounts.clear(directory, target.helper_image)
-    shutil.rmtree(target.store.path, ignore_errors=False)
-    return names
-
-
 def probe(target: ComposeTarget) -> dict[str, Any]:
     """What an app sees: log in through PgBouncer with the DSN that `dsn` prints, verified TLS, and count the tables."""
     with connect(target.dsn(), timeout=10) as connection:
@@ -335,12 +257,3 @@ def probe(target: ComposeTarget) -> dict[str, Any]:
         ).fetchone()
         assert row is not None
     return {"acts_as": row[0], "server_version": row[1], "tables": row[2]}
-
-
-def state_directory(root: Path, project: str) -> Path:
-    """Where an installation keeps its secrets: $ORCHEO_DB_STATE_DIR, else compose/.state/<project> (git-ignored)."""
-    own = os.environ.get("ORCHEO_DB_STATE_DIR")
-    return Path(own).expanduser().resolve() if own else root / "compose" / ".state" / project
-
-
-__all__ = ["Outcome", "destroy", "doomed", "down", "init", "probe", "say", "start", "state_directory", "up"]

@@ -94,6 +94,11 @@ class Store:
     """
 
     path: Path
+    # Everything that the toolkit writes there; anything else is somebody else's.
+    entries = (
+        "secrets", "tls", "mounts", "logs", "mounts.sha256", "compose.env", "ca.crt", "server-ca.crt", "active-login",
+        "pooler-auth", "choices.json", "adopting", ".lock", "installation.json",
+    )  # fmt: skip
 
     @property
     def identity_file(self) -> Path:
@@ -135,6 +140,21 @@ class Store:
         except PermissionError:
             raise UserError(f"{file} may not be read by this user: run as the user who ran `make up`") from None
 
+    def choices(self) -> dict[str, str]:
+        """What was chosen at an earlier `up` (size, port) and holds until something else is chosen; by environment name."""
+        file = self.path / "choices.json"
+        try:
+            return (
+                {str(key): str(value) for key, value in json.loads(file.read_text()).items()} if file.is_file() else {}
+            )
+        except (ValueError, AttributeError):
+            raise UserError(f"{file} is damaged: remove it and give SIZE and ORCHEO_DB_PORT again") from None
+
+    def choose(self, chosen: dict[str, str]) -> None:
+        """Remember choices for the next commands."""
+        if chosen != self.choices():
+            write_private(self.path / "choices.json", (json.dumps(chosen) + "\n").encode())
+
     def missing(self) -> list[str]:
         """Secret files that should exist and do not."""
         names = [f"secrets/{role}.{kind}" for role in ROLES for kind in ("password", "scram")]
@@ -151,6 +171,10 @@ class Store:
         Raises:
             UserError: the installation exists but some of its files are gone (they are never silently made anew).
         """
+        if self.path.is_dir() and (strangers := {entry.name for entry in self.path.iterdir()} - set(self.entries)):
+            raise UserError(
+                f"{self.path} holds files that are not this toolkit's ({', '.join(sorted(strangers)[:3])}): choose an empty ORCHEO_DB_STATE_DIR"
+            )
         for directory in (self.path, self.path / "secrets", self.path / "tls"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
@@ -185,7 +209,10 @@ class Store:
     def days_left(self, name: str) -> float:
         """Days until the certificate of server `name` (or `ca`) expires; negative when it has."""
         file = self.ca_file if name == "ca" else self.path / "tls" / f"{name}.crt"
-        certificate = x509.load_pem_x509_certificate(file.read_bytes())
+        try:
+            certificate = x509.load_pem_x509_certificate(file.read_bytes())
+        except ValueError:
+            raise UserError(f"{file} is damaged: restore it from your copy of the state directory") from None
         return (certificate.not_valid_after_utc - _now()).total_seconds() / 86400
 
     def renew(self) -> list[str]:
@@ -217,7 +244,10 @@ class Authority:
 
     @classmethod
     def load(cls, certificate: bytes, key: bytes) -> Authority:
-        private = serialization.load_pem_private_key(key, password=None)
+        try:
+            private = serialization.load_pem_private_key(key, password=None)
+        except ValueError:
+            private = None
         if not isinstance(private, ec.EllipticCurvePrivateKey):
             raise UserError(
                 "tls/ca.key is not the key this toolkit made: restore it from your copy of the state directory"

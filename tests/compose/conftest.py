@@ -14,7 +14,7 @@ from tests.conftest import ROOT, Installation, free_port
 @pytest.fixture
 def second(docker_ready: None, installation: Installation, tmp_path: Path) -> Iterator[Installation]:
     """A fresh installation beside the session's one (whose images it shares), removed at the end."""
-    own = Installation("orcheo-db-test-second", free_port(), tmp_path / "state")
+    own = Installation("orcheo-db-test-second", free_port(), tmp_path / "state" / "orcheo-db-test-second")
     remove_leftovers(own)
     yield own
     remove_leftovers(own)

@@ -13,6 +13,7 @@ from tests.conftest import ROOT, Installation, free_port
 
 # What RDS's and Cloud SQL's administrators have in common: no superuser, but roles and databases; on PostgreSQL 15 that is all
 # that the bootstrap needs.
+STATE = "orcheo-db-test-second-external"
 ADMINS = {"superuser": "SUPERUSER", "cloud": "NOSUPERUSER CREATEROLE CREATEDB"}
 
 
@@ -26,7 +27,7 @@ def outside(installation: Installation, tmp_path_factory):
 
 @pytest.fixture
 def external(outside: Outside, tmp_path):
-    own = Installation("orcheo-db-test-second", free_port(), tmp_path / "state", kind="external")
+    own = Installation("orcheo-db-test-second", free_port(), tmp_path / "state" / STATE, kind="external")
     shown = Installation(f"{own.project}-external", own.port, own.state)
     remove_leftovers(shown)
     yield own

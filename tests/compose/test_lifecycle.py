@@ -113,7 +113,8 @@ def test_a_size_beyond_this_machine_is_refused(second: Installation, tmp_path):
     (tmp_path / "spec.toml").write_text(spec)
     second.extra = {"ORCHEO_DB_SPEC": str(tmp_path / "spec.toml"), "ORCHEO_DB_SIZE": "huge"}
     ran = second.run("up")
-    assert ran.code == 2 and containers(second.project) == []
+    assert ran.code == 2 and "size huge needs 4096.0 GB of memory and this machine has" in ran.message
+    assert containers(second.project) == []
 
 
 def test_two_at_once_are_told_apart(second: Installation):
@@ -191,14 +192,27 @@ def test_lost_and_foreign_secrets(second: Installation, tmp_path):
     assert ran.code == 2 and "installation" in ran.message and "postgres" in ran.message
     assert not any(state.state == "running" for state in second.target().services())
 
-    # The way out that keeps the data and replaces the passwords.
-    second.ok("up", "--new-secrets", "--confirm", second.project)
+    # The way out that keeps the data and replaces the passwords: killed between the server's part and the init job's, and
+    # finished by an ordinary `up`.
+    process = subprocess.Popen(
+        [str(PROGRAM), "up", "--new-secrets", "--confirm", second.project],
+        env=second.env, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert any("Running the init job" in line for line in process.stderr), "it ended before the init job"
+    process.kill()
+    process.wait()
+    assert (second.state / "adopting").exists()
+    second.ok("up")
+    assert not (second.state / "adopting").exists()
     with psycopg.connect(second.target().dsn()) as connection:
         assert connection.execute("SELECT answer FROM kept_probe").fetchone() == (42,)
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(old_dsn.replace(str(second.state), str(tmp_path / "elsewhere")), connect_timeout=5)
     second.ok("doctor")
     assert "Nothing changed." in second.ok("up").stderr
+    ran = second.run("up", "--new-secrets", "--confirm", second.project)
+    assert ran.code == 2 and "nothing is lost here" in ran.message
 
 
 @pytest.mark.disruptive
@@ -235,6 +249,46 @@ def test_volumes_that_must_not_be_started(second: Installation, in_volume):
     )
     refused(f"mv {marker} /var/lib/postgresql/saved", f"mv /var/lib/postgresql/saved {marker}", "orcheo-db")
     assert second.ok("up", "--json").json["app_sees"]["tables"] == 59
+
+
+@pytest.mark.disruptive
+def test_another_clones_volume_and_a_gone_state_directory(second: Installation, tmp_path):
+    second.ok("up")
+    second.state.rename(tmp_path / "elsewhere")
+    ran = second.run("destroy", "--confirm", "yes")
+    volume = second.target().volume
+    assert ran.code == 2 and f"CONFIRM={volume}" in ran.message and second.target().volume_exists()
+    second.ok("down")  # without any file of the state directory
+    assert containers(second.project) == [] and second.target().volume_exists()
+    (tmp_path / "elsewhere").rename(second.state.parent / "moved")
+    second.ok("destroy", "--confirm", volume)
+    assert not second.target().volume_exists()
+
+
+@pytest.mark.disruptive
+def test_a_chosen_size_and_port_hold_until_another_is_chosen(second: Installation):
+    """As with `make up SIZE=…` once and a plain `make up` afterwards: nothing falls back to the spec by surprise."""
+    port = second.port
+    second.ok("--size", "medium", "up")
+    assert second.target().store.choices() == {"ORCHEO_DB_SIZE": "medium", "ORCHEO_DB_PORT": str(port)}
+    bare = {key: value for key, value in second.env.items() if key != "ORCHEO_DB_PORT"}
+    for arguments in (["up"], ["doctor"], ["dsn"]):
+        done = subprocess.run([PROGRAM, *arguments], env=bare, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert arguments != ["up"] or "Nothing changed." in done.stderr
+    assert f"localhost:{port}/" in done.stdout
+    with psycopg.connect(done.stdout.strip()) as connection:
+        assert connection.execute("SHOW shared_buffers").fetchone() == ("2GB",)
+
+
+@pytest.mark.disruptive
+def test_destroy_keeps_what_is_not_ours(second: Installation):
+    second.ok("up")
+    (second.state / "precious.txt").write_text("mine")
+    second.ok("destroy", "--confirm", "yes")
+    assert [entry.name for entry in second.state.iterdir()] == ["precious.txt"]
+    ran = second.run("up")
+    assert ran.code == 2 and "not this toolkit's (precious.txt)" in ran.message
 
 
 @pytest.mark.disruptive

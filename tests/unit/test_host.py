@@ -64,11 +64,10 @@ def test_a_socket_that_refuses_the_user_is_said(no_daemon, monkeypatch):
 
 def test_root_on_debian_installs_and_starts(no_daemon, monkeypatch):
     done = []
-    monkeypatch.setattr(host, "available", lambda names: ["docker.io"])
     monkeypatch.setattr(host, "apt_install", lambda *names: done.append(names))
     monkeypatch.setattr(host, "start_daemon", lambda: done.append("started"))
     steps = host.ensure_docker(install=True, is_root=True, release=DEBIAN)
-    assert done == [("docker.io",), "started"]
+    assert done == [host.DOCKER_PACKAGES, "started"]
     assert steps == ["Docker Engine installed from the distribution", "Docker daemon started"]
 
 
@@ -118,3 +117,24 @@ def test_base_image_refusals(no_registry, monkeypatch, image, root, release, wor
     monkeypatch.delenv("ORCHEO_DB_DEBIAN_MIRROR", raising=False)
     with pytest.raises(UserError, match=words):
         base_image.make(image, "trixie")
+
+
+def test_packages_that_no_source_offers_are_said(monkeypatch):
+    monkeypatch.setattr(host, "available", lambda names: [])
+    with pytest.raises(UserError, match="do not offer docker.io"):
+        host.apt_install("docker.io")
+
+
+def test_apt_is_read_in_one_language(monkeypatch):
+    seen = []
+    policy = (
+        "docker.io:\n  Installed: (none)\n  Candidate: 1\ndocker-buildx:\n  Installed: (none)\n  Candidate: (none)\n"
+    )
+
+    def run(argv: list[str], env: dict[str, str]) -> str:
+        seen.append(env["LC_ALL"])
+        return policy
+
+    monkeypatch.setattr(host, "run", run)
+    assert host.available(["docker.io", "docker-buildx", "nonsense"]) == ["docker.io"]
+    assert seen == ["C", "C"]

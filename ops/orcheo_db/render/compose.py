@@ -9,6 +9,7 @@ from itertools import groupby
 
 from orcheo_db.spec import Size, Spec, format_memory
 from orcheo_db.tuning import (
+    AUTH_CONNECTIONS,
     AUTH_POOL,
     Setting,
     container_limits,
@@ -86,8 +87,10 @@ def render_pgbouncer(
     for name, address in databases.items():
         lookup = auth_query and name == auth_dbname and name != spec.database.name
         if lookup:
-            lines.append("# Only for auth_query: few connections, and no role of the app may connect to it.")
-        limits = f" pool_size={AUTH_POOL} max_db_connections={AUTH_POOL}" if lookup else ""
+            lines.append(
+                "# For auth_query (and orcheo_monitor): few connections, and no role of the app may connect to it."
+            )
+        limits = f" pool_size={AUTH_POOL} max_db_connections={AUTH_CONNECTIONS}" if lookup else ""
         lines.append(f"{name} = {address}{limits}")
     lines += ["", "[users]", "# Logins that need fewer server connections than the app."]
     lines += [f"{user} = pool_size={count}" for user, count in user_pools(size, spec).items()]

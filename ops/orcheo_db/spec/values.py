@@ -55,7 +55,10 @@ def format_memory(size: int) -> str:
 def _memory(value: object) -> int:
     if not isinstance(value, str):  # a bare number has no unit: 2 what?
         raise ValueError(f"expected {_MEMORY_FORMS}")  # noqa: TRY004 - pydantic reports only ValueError
-    return parse_memory(value)
+    size = parse_memory(value)
+    if size > 16 << 40:
+        raise ValueError("expected at most 16TB, which is all that PostgreSQL's settings can express")
+    return size
 
 
 def _address(value: object) -> str:

@@ -24,6 +24,9 @@ from orcheo_db.targets.base import Endpoint, Facts, Result, ServiceState, Target
 from orcheo_db.targets.mounts import File, fingerprint
 
 ROOT = Path(__file__).resolve().parents[3]
+DOCKER_ENVIRONMENT = (
+    "PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY", "XDG_RUNTIME_DIR",
+)  # fmt: skip
 POSTGRES_SECRETS = (
     "orcheo_admin",
     "orcheo_monitor",
@@ -45,6 +48,7 @@ class ComposeTarget(Target):
     compose_file = "compose/compose.yaml"
     service_names: tuple[str, ...] = ("postgres", "init", "pgbouncer")
     image_names: tuple[str, ...] = ("postgres", "pgbouncer", "orcheo")
+    up_command = "make up"
     managed_server = True  # PostgreSQL itself is ours: its volume, settings and superuser
 
     def __init__(self, spec: Spec, size: Size, store: Store, root: Path = ROOT) -> None:
@@ -70,28 +74,19 @@ class ComposeTarget(Target):
         return found[0] if found else None
 
     def compose(self, *arguments: str) -> Result:
-        """Run Compose for this project; its own progress is in the result's stderr."""
-        argv = [
-            *compose_command(),
-            "--env-file",
-            str(self.store.path / "compose.env"),
-            "--file",
-            self.compose_file,
-        ]
-        argv += ["--progress", "plain", *arguments]
+        """Run Compose with this project's file and values; its own progress is in the result's stderr."""
+        files = ["--env-file", str(self.store.path / "compose.env"), "--file", self.compose_file]
+        return self._compose(self.root, *files, *arguments)
+
+    def compose_by_name(self, *arguments: str) -> Result:
+        """Run Compose on this project's containers by its name alone, without any file."""
+        return self._compose(self.root / "tests", "--project-name", self.project, *arguments)
+
+    def _compose(self, directory: Path, *arguments: str) -> Result:
         # What is in the caller's environment would win over the env file: only what Docker itself needs goes through.
-        keep = (
-            "PATH",
-            "HOME",
-            "DOCKER_HOST",
-            "DOCKER_CONFIG",
-            "DOCKER_CONTEXT",
-            "DOCKER_CERT_PATH",
-            "DOCKER_TLS_VERIFY",
-            "XDG_RUNTIME_DIR",
-        )
-        env = {key: os.environ[key] for key in keep if key in os.environ}
-        done = subprocess.run(argv, cwd=self.root, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        env = {key: os.environ[key] for key in DOCKER_ENVIRONMENT if key in os.environ}
+        argv = [*compose_command(), "--progress", "plain", *arguments]
+        done = subprocess.run(argv, cwd=directory, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         return Result(done.returncode, done.stdout, done.stderr)
 
     def run(self, service: str, argv: Sequence[str], *, input: str | None = None) -> Result:
@@ -104,7 +99,7 @@ class ComposeTarget(Target):
         container = self.container(service)
         if container is None or container.status != "running":
             state = container.status if container else "not there"
-            raise UserError(f"service {service} of project {self.project} is {state}: run `make up`")
+            raise UserError(f"service {service} of project {self.project} is {state}: run `{self.up_command}`")
         return container
 
     def restart(self, service: str) -> None:

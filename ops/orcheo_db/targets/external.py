@@ -20,7 +20,8 @@ from orcheo_db.targets.compose import ROOT, SECRETS, ComposeTarget
 from orcheo_db.targets.mounts import File
 
 ADMIN_DSN = "ORCHEO_DB_ADMIN_DSN"
-SSLMODES = ("verify-full", "verify-ca", "require")  # anything weaker sends passwords to whoever answers
+SSLMODES = ("verify-full", "verify-ca")  # anything weaker sends passwords to whoever answers
+AUTH_DATABASE = "postgres"  # where the init job makes the lookup function
 SERVER_CA = "server-ca.crt"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 POOLED_ROLES = ("orcheo_app_a", "orcheo_app_b", "orcheo_ro", "orcheo_monitor")
@@ -33,6 +34,7 @@ class ExternalTarget(ComposeTarget):
     compose_file = "compose/external.yaml"
     service_names = ("init", "pgbouncer")
     image_names = ("pgbouncer", "orcheo")
+    up_command = "make up TARGET=external"
     managed_server = False
 
     def __init__(self, spec: Spec, size: Size, store: Store, root: Path = ROOT) -> None:
@@ -78,6 +80,8 @@ class ExternalTarget(ComposeTarget):
                 f"{ADMIN_DSN} names this machine itself ({parts['host']}), which containers can't reach: name an address of it that they can"
             )
         parts.setdefault("port", "5432")
+        if not str(parts["port"]).isdigit():
+            raise UserError(f"{ADMIN_DSN} says port={parts['port']}: give one port number")
         parts.setdefault("dbname", "postgres")
         parts.setdefault("sslmode", "verify-full")
         if parts["sslmode"] not in SSLMODES:
@@ -134,9 +138,9 @@ class ExternalTarget(ComposeTarget):
         address = f"host={parts['host']} port={parts['port']}"
         databases = {self.spec.database.name: f"{address} dbname={self.spec.database.name}"}
         if self.pooler_auth() == "auth_query":
-            databases[parts["dbname"]] = f"{address} dbname={parts['dbname']}"
+            databases[AUTH_DATABASE] = f"{address} dbname={AUTH_DATABASE}"
         text = render_pgbouncer(
-            self.spec, self.size, databases=databases, auth_query=self.pooler_auth() == "auth_query", auth_dbname=parts["dbname"],
+            self.spec, self.size, databases=databases, auth_query=self.pooler_auth() == "auth_query", auth_dbname=AUTH_DATABASE,
             server_tls_sslmode=parts["sslmode"], server_tls_ca_file=f"{SECRETS}/{SERVER_CA}",
         )  # fmt: skip
         return text.encode()
@@ -165,6 +169,13 @@ class ExternalTarget(ComposeTarget):
     def server(self) -> Endpoint:
         parts = self.admin()
         return Endpoint(str(parts["host"]), int(parts["port"]), parts.get("hostaddr"))
+
+    def environment(self) -> dict[str, str]:
+        # external.yaml extends compose.yaml, which is read whole: its postgres service, not used here, wants a value too.
+        return super().environment() | {"POSTGRES_INPUTS": "unused"}
+
+    def sslmode(self, *, direct: bool) -> str:
+        return str(self.admin()["sslmode"]) if direct else "verify-full"
 
     def ca_file(self, *, direct: bool = False) -> Path:
         return self._server_ca if direct else self.store.ca_file

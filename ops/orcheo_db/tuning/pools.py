@@ -39,9 +39,11 @@ DIRECT = {
     "init job": 12,  # the app's twelve stores in turn, its lock and administrator, waiting ones
     "monitoring": 3,  # health check and exporters
     "administration": 3,  # psql, doctor
-    "PgBouncer's auth_query": 2,
+    "PgBouncer's auth_query and monitoring through it": 4,
 }
-AUTH_POOL = DIRECT["PgBouncer's auth_query"]
+# Two for each of the two roles that may connect there, so that monitoring can never keep a login from being looked up.
+AUTH_POOL = 2
+AUTH_CONNECTIONS = DIRECT["PgBouncer's auth_query and monitoring through it"]
 
 # A request may hold a connection of each store at once; with fewer server connections it would wait for
 # itself.

@@ -1,0 +1,84 @@
+"""What `up` checks before it changes anything: each refusal is one line, and nothing has happened by then."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import docker
+
+from orcheo_db.errors import UserError
+from orcheo_db.targets.compose import ComposeTarget
+from orcheo_db.tuning import pool_arithmetic
+
+MEMORY_TOLERANCE = 1.1  # a machine sold as 2 GB reports about 1.9: the kernel and the firmware keep some
+
+
+def state_directory(root: Path, project: str) -> Path:
+    """Where an installation keeps its secrets: <project> in $ORCHEO_DB_STATE_DIR, else in compose/.state (git-ignored).
+
+    Raises:
+        UserError: the path has a character that Compose would read as something else.
+    """
+    own = os.environ.get("ORCHEO_DB_STATE_DIR")
+    path = (Path(own).expanduser().resolve() if own else root / "compose" / ".state") / project
+    if match := re.search(r"[:$#'\"\\\n,]", str(path)):
+        raise UserError(
+            f"the state directory {path} has {match[0]!r} in its path, which Compose can't mount: choose another with ORCHEO_DB_STATE_DIR"
+        )
+    return path
+
+
+def check_arithmetic(target: ComposeTarget) -> None:
+    problems = pool_arithmetic(target.spec, target.size).problems
+    if problems:
+        raise UserError(f"ops/spec.toml, size {target.size.name}: {'; '.join(problems)}")
+
+
+def check_memory(target: ComposeTarget) -> None:
+    """A size that the machine can't hold would be killed by the kernel in the middle of work."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if target.managed_server and target.size.memory > total * MEMORY_TOLERANCE:
+        raise UserError(
+            f"size {target.size.name} needs {target.size.memory / 2**30:.1f} GB of memory and this machine has {total / 2**30:.1f} GB:"
+            " choose a smaller SIZE, or `orcheo-db tune --memory …` for this machine"
+        )
+
+
+def check_port(target: ComposeTarget) -> None:
+    """Say that the port is taken before anything is started; our own running PgBouncer may have it."""
+    address, port = target.spec.stack.bind_address, target.spec.stack.port
+    own = target.container("pgbouncer")
+    if own is not None and own.status == "running" and _publishes(own.attrs, port):
+        return
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            holders = [c.name for c in docker.from_env().containers.list() if _publishes(c.attrs, port)]
+            by = f" by container {holders[0]}" if holders else ""
+            raise UserError(
+                f"port {address}:{port} can't be used ({error.strerror}{by}): free it, or choose another with ORCHEO_DB_PORT=… or [stack] port in ops/spec.toml"
+            ) from None
+
+
+def _publishes(attrs: dict[str, Any], port: int) -> bool:
+    ports = attrs.get("NetworkSettings", {}).get("Ports") or {}
+    return any(int(binding["HostPort"]) == port for bindings in ports.values() for binding in bindings or [])
+
+
+def check_secrets(target: ComposeTarget, *, new_secrets: bool) -> None:
+    """A volume with a cluster but no secrets: making new ones would lock everybody out, so it is said instead."""
+    if not target.managed_server or target.store.exists() or new_secrets or not target.volume_exists():
+        return
+    found = target.inspect_volume()
+    if found["state"] != "empty":
+        raise UserError(
+            f"volume {target.volume} holds a PostgreSQL cluster, but its secrets are gone from {target.store.path}: put that directory back from your copy,"
+            " or run `orcheo-db up --new-secrets` to keep the data and replace every password (ops/runbooks/lost-secrets.md)"
+        )

@@ -1,0 +1,97 @@
+"""`down` and `destroy`: what goes away, by name, and what never does."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+
+import docker
+from docker.errors import NotFound
+
+from orcheo_db.errors import CheckFailed, UserError
+from orcheo_db.lifecycle import exclusive, last_line
+from orcheo_db.targets import mounts
+from orcheo_db.targets.compose import ComposeTarget
+
+
+def down(target: ComposeTarget) -> list[str]:
+    """Stop and remove the containers and networks; volumes, secrets and images stay. Returns what was stopped."""
+    stopped = [state.name for state in target.services() if state.state != "missing"]
+    if stopped:
+        with exclusive(target.store):
+            _remove_containers(target)
+    return stopped
+
+
+def _remove_containers(target: ComposeTarget) -> None:
+    # By the project's name alone: it works also where compose.env or the whole state directory is gone.
+    result = target.compose_by_name("down", "--remove-orphans")
+    if result.code != 0:
+        raise CheckFailed(f"the stack could not be stopped: {last_line(result.stderr)}")
+
+
+def doomed(target: ComposeTarget) -> list[str]:
+    """Everything that `destroy` would remove for ever, by name."""
+    found = [target.container(name) for name in target.service_names]
+    names = [f"container {container.name}" for container in found if container is not None]
+    if target.managed_server and target.volume_exists():
+        names.append(f"volume {target.volume} (all data)")
+    if target.store.exists():
+        names.append(f"directory {target.store.path} (all secrets and certificates)")
+    return names
+
+
+def check_confirmation(target: ComposeTarget, confirm: str | None) -> None:
+    """`yes` is enough where volume and secrets belong together; a volume of another installation wants its full name.
+
+    Raises:
+        UserError: not confirmed; the line names everything that would go and what to say.
+    """
+    named = "; ".join(doomed(target))
+    if target.managed_server and target.volume_exists() and not _is_ours(target):
+        if confirm != target.volume:
+            raise UserError(
+                f"volume {target.volume} does not belong to the secrets in {target.store.path} (another clone's?); this would remove"
+                f" for ever: {named}: confirm with `make destroy CONFIRM={target.volume}`"
+            )
+    elif confirm not in ("yes", target.project, target.volume):
+        raise UserError(f"this would remove for ever: {named}: confirm with `make destroy CONFIRM=yes`")
+
+
+def _is_ours(target: ComposeTarget) -> bool:
+    """Whether the volume's marker names this installation; an empty volume is anybody's."""
+    found = target.inspect_volume()
+    if found["state"] == "empty":
+        return True
+    marker = found.get("marker")
+    return (
+        target.store.exists()
+        and isinstance(marker, dict)
+        and marker.get("installation_id") == target.store.installation_id()
+    )
+
+
+def destroy(target: ComposeTarget) -> list[str]:
+    """Remove the installation: containers, networks, the data volume, secrets. Returns the names of what went.
+
+    The caller has a confirmation (`check_confirmation`).
+    """
+    names = doomed(target)
+    with exclusive(target.store):
+        _remove_containers(target)
+        if target.managed_server:
+            with suppress(NotFound):
+                docker.from_env().volumes.get(target.volume).remove()
+        directory = target.store.path / "mounts"
+        if directory.is_dir():
+            mounts.clear(directory, target.helper_image)
+        # Only what this toolkit wrote: a directory of the user's that holds more keeps the rest.
+        for name in target.store.entries:
+            entry = target.store.path / name
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)
+    with suppress(OSError):  # not empty: somebody else's files stay
+        target.store.path.rmdir()
+    return names
