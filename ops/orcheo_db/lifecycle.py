@@ -87,7 +87,8 @@ def up(target: ComposeTarget, *, install_docker: bool = True, new_secrets: bool 
         if adopt:  # the permission to adopt was for this start alone: the next one is an ordinary one again
             (target.store.path / PENDING_ADOPTION).unlink(missing_ok=True)
             write_environment(target)
-            start(target, "postgres", HEALTHY_SECONDS)
+            if "postgres" in target.service_names:
+                start(target, "postgres", HEALTHY_SECONDS)
         if target.after_init(outcome.init):
             install_files(target)
             write_environment(target)
@@ -127,10 +128,14 @@ def adoption(target: ComposeTarget, *, new_secrets: bool) -> bool:
         return True
     if not new_secrets:
         return False
-    marker = target.inspect_volume().get("marker") if target.managed_server and target.volume_exists() else None
-    if not isinstance(marker, dict) or marker.get("installation_id") == target.store.installation_id():
+    if target.managed_server:
+        marker = target.inspect_volume().get("marker") if target.volume_exists() else None
+        lost = isinstance(marker, dict) and marker.get("installation_id") != target.store.installation_id()
+    else:
+        lost = not target.is_bootstrapped()
+    if not lost:
         raise UserError(
-            f"--new-secrets is for a volume whose secrets are lost, and nothing is lost here: volume {target.volume} and {target.store.path} belong together"
+            f"--new-secrets is for data whose secrets are lost, and nothing is lost here: the secrets in {target.store.path} are the right ones"
         )
     write_private(pending, b"")
     return True

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,16 @@ def ensure_postgresql_15() -> None:
 
 
 @contextlib.contextmanager
-def outside_server(directory: Path) -> Iterator[Outside]:
+def outside_server() -> Iterator[Outside]:
+    """Run the server in a directory of its own: pytest's folders are private, and this server is another user."""
+    with tempfile.TemporaryDirectory(prefix="orcheo-db-test-outside-", dir="/var/tmp") as scratch:
+        Path(scratch).chmod(0o755)
+        with _server_in(Path(scratch)) as server:
+            yield server
+
+
+@contextlib.contextmanager
+def _server_in(directory: Path) -> Iterator[Outside]:
     if os.geteuid() != 0:
         pytest.skip("making a server that is not ours takes root: it runs as another user")
     ensure_postgresql_15()
@@ -87,9 +97,6 @@ def outside_server(directory: Path) -> Iterator[Outside]:
     ):
         (directory / name).write_bytes(content)
     (directory / "server.key").chmod(0o600)
-    for path in [directory, *directory.parents]:
-        if path.is_relative_to("/tmp") and path != Path("/tmp"):
-            path.chmod(0o755)  # pytest's folders are private; this server is another user
     subprocess.run(["chown", "-R", "postgres:postgres", str(directory)], check=True)
 
     def as_postgres(*argv: str) -> None:

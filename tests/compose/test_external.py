@@ -18,8 +18,8 @@ ADMINS = {"superuser": "SUPERUSER", "cloud": "NOSUPERUSER CREATEROLE CREATEDB"}
 
 
 @pytest.fixture(scope="module")
-def outside(installation: Installation, tmp_path_factory):
-    with outside_server(tmp_path_factory.mktemp("outside")) as server:
+def outside(installation: Installation):
+    with outside_server() as server:
         for name, attributes in ADMINS.items():
             server.sql(f"CREATE ROLE {name}_admin LOGIN {attributes} PASSWORD 'probe-only'")
         yield server
@@ -92,6 +92,14 @@ def test_up_against_postgresql_15(external: Installation, outside: Outside, admi
     done = subprocess.run(argv, cwd=ROOT, env=external.env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:]
     assert " passed" in done.stdout
+    # Its secrets are lost: said, and taken over only when asked for, with new passwords and the same rows.
+    external.state.rename(external.state.with_name("elsewhere"))
+    external.extra = {"ORCHEO_DB_ADMIN_DSN": outside.dsn(f"{admin}_admin", "probe-only")}
+    ran = external.run("up")
+    assert ran.code == 1 and "belongs to installation" in ran.message and "--new-secrets" in ran.message
+    taken = external.ok("up", "--new-secrets", "--confirm", f"{external.project}-external", "--json").json
+    assert taken["app_sees"]["tables"] == 59
+    external.extra = {}
     # destroy takes our part away and nothing of theirs.
     external.ok("destroy", "--confirm", "yes")
     assert outside.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'", "orcheo") == "59"

@@ -119,7 +119,7 @@ def check_contents(contents: Contents, expected: Expected | None, job: Job, team
         raise CheckFailed(
             f"{where} belongs to installation {installed.installation_id}, the mounted secrets to"
             f" {job.installation_id}: mount the"
-            " right secrets, or set ORCHEO_DB_ADOPT=1 to take it over (its passwords are replaced)."
+            " right secrets, or take it over with new passwords: `orcheo-db up --new-secrets` (ORCHEO_DB_ADOPT=1)."
             f" {UNTOUCHED}"
         )
     return warnings
