@@ -59,6 +59,8 @@ def check_port(target: ComposeTarget) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
+        except PermissionError:
+            return  # a port below 1024: this user may not listen there, the Docker daemon may
         except OSError as error:
             holders = [c.name for c in docker.from_env().containers.list() if _publishes(c.attrs, port)]
             by = f" by container {holders[0]}" if holders else ""
