@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from docker.errors import DockerException
 from orcheo_db.console import say
 from orcheo_db.errors import UserError
 
+PID_FILE = Path("/var/run/docker.pid")
 DAEMON_LOG = Path("/var/log/orcheo-db-dockerd.log")
 DAEMON_START_SECONDS = 60  # a first start makes bridges, iptables chains and the storage; a few seconds as a rule
 COMPOSE_MINIMUM = (2, 24)  # `!override` and `!reset` in compose/external.yaml came with 2.24
@@ -144,6 +146,16 @@ def use_context() -> None:
         os.environ["DOCKER_HOST"] = host
 
 
+def forget_stale_pid(file: Path = PID_FILE, processes: Path = Path("/proc")) -> None:
+    """Remove dockerd's pid file where its daemon is gone: one left by a crash stops the next start if its number lives on as
+    another process.
+    """
+    with suppress(FileNotFoundError, ValueError):
+        name = processes / str(int(file.read_text())) / "comm"
+        if not name.is_file() or name.read_text().strip() != "dockerd":
+            file.unlink()
+
+
 def start_daemon() -> None:
     """Start dockerd by systemd where it runs, else as a process of its own that outlives this command."""
     if Path("/run/systemd/system").is_dir():
@@ -152,6 +164,7 @@ def start_daemon() -> None:
         process = None
     else:
         say(f"Starting the Docker daemon (no systemd here; log: {DAEMON_LOG})")
+        forget_stale_pid()
         with DAEMON_LOG.open("ab") as log:
             process = subprocess.Popen(
                 ["dockerd"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True

@@ -138,3 +138,15 @@ def test_apt_is_read_in_one_language(monkeypatch):
     monkeypatch.setattr(host, "run", run)
     assert host.available(["docker.io", "docker-buildx", "nonsense"]) == ["docker.io"]
     assert seen == ["C", "C"]
+
+
+@pytest.mark.parametrize(("comm", "kept"), [("dockerd", True), ("bash", False), (None, False)])
+def test_a_pid_file_is_removed_only_if_its_daemon_is_gone(tmp_path, comm, kept):
+    file = tmp_path / "docker.pid"
+    file.write_text("4711")
+    if comm:
+        (tmp_path / "4711").mkdir()
+        (tmp_path / "4711" / "comm").write_text(f"{comm}\n")
+    host.forget_stale_pid(file, tmp_path)
+    assert file.exists() is kept
+    host.forget_stale_pid(tmp_path / "no such file", tmp_path)
