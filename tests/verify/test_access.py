@@ -30,6 +30,7 @@ def test_plaintext_is_refused(connect, facts: Facts, direct):
         connect("orcheo_ro", direct=direct, sslmode="disable")
 
 
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")  # which is the point of the test
 @pytest.mark.parametrize("direct", [False, True], ids=["pooled", "direct"])
 def test_old_tls_is_refused(target: Target, facts: Facts, direct):
     """The server itself answers a TLS 1.1 client with the alert `protocol version`; the same client gets in with TLS 1.2."""
