@@ -18,87 +18,17 @@ from docker.errors import DockerException
 from rich.table import Table
 
 from orcheo_db import __version__, lifecycle, removal, render
+from orcheo_db.command import TARGETS, Context, Group, pass_context, running
 from orcheo_db.console import err, out, say
 from orcheo_db.doctor import diagnose
 from orcheo_db.errors import CheckFailed, UserError
-from orcheo_db.host import ensure_docker, use_context
+from orcheo_db.host import ensure_docker
 from orcheo_db.images import ensure_images
-from orcheo_db.preflight import state_directory
-from orcheo_db.secrets import ROLES, Store
+from orcheo_db.secrets import ROLES
 from orcheo_db.shell import open_psql
-from orcheo_db.spec import STORAGE_KINDS, Spec, load_spec
+from orcheo_db.spec import STORAGE_KINDS, load_spec
 from orcheo_db.targets.compose import ROOT, ComposeTarget
-from orcheo_db.targets.external import ExternalTarget
 from orcheo_db.tuning import machine_size, pgbouncer_settings, pool_arithmetic, postgresql_settings
-
-REMEMBERED = ("ORCHEO_DB_SIZE", "ORCHEO_DB_PORT")  # chosen once, they hold until something else is chosen
-TARGETS: dict[str, type[ComposeTarget]] = {"compose": ComposeTarget, "external": ExternalTarget}
-
-
-class Context:
-    """What every command needs: the spec, read when first asked for, and the target."""
-
-    def __init__(self, target: str, size: str | None, as_json: bool) -> None:
-        self.target_name, self.size_name, self.as_json = target, size, as_json
-        self.printed = False
-
-    def spec(self) -> Spec:
-        return load_spec(env=os.environ)
-
-    def chosen(self) -> dict[str, str]:
-        """What this command chooses against the spec: by option, environment or make variable."""
-        given = {name: os.environ[name] for name in REMEMBERED if os.environ.get(name)}
-        return given | ({"ORCHEO_DB_SIZE": self.size_name} if self.size_name else {})
-
-    def target(self) -> ComposeTarget:
-        """The target, with what was chosen at an earlier `up` where nothing is chosen now."""
-        use_context()
-        kind = TARGETS[self.target_name]
-        name = self.spec().stack.project
-        store = Store(state_directory(ROOT, name if kind is ComposeTarget else f"{name}-{self.target_name}"))
-        spec = load_spec(env={**os.environ, **store.choices(), **self.chosen()})
-        return kind(spec, spec.size(None), store)
-
-    def print(self, document: Any, text: Any = None) -> None:
-        """The result: as JSON, or for a person (rich renderables or text)."""
-        self.printed = True
-        if self.as_json:
-            click.echo(json.dumps(document, indent=2, default=str))
-        elif text is not None:
-            out.print(text, markup=False)
-
-
-_state: list[Context] = []  # the running command's context, for an error's answer
-
-
-class Command(click.Command):
-    """A command that takes --json, --target and --size also after its name, as people type them."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        names = {name for parameter in self.params for name in parameter.opts}
-        extra = [
-            click.Option(["--json", "json_"], is_flag=True, help="Print one JSON document on stdout."),
-            click.Option(["--target", "target_"], type=click.Choice(sorted(TARGETS)), help="Where the tier runs."),
-            click.Option(["--size", "size_"], metavar="SIZE", help="A size of ops/spec.toml."),
-        ]
-        self.params += [option for option in extra if not names & set(option.opts)]
-
-    def invoke(self, ctx: click.Context) -> Any:
-        context = ctx.find_object(Context)
-        assert context is not None
-        context.as_json = bool(ctx.params.pop("json_", False)) or context.as_json
-        context.target_name = ctx.params.pop("target_", None) or context.target_name
-        context.size_name = ctx.params.pop("size_", None) or context.size_name
-        return super().invoke(ctx)
-
-
-class Group(click.Group):
-    command_class = Command
-
-
-Group.group_class = Group
-pass_context = click.make_pass_decorator(Context)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -116,7 +46,7 @@ pass_context = click.make_pass_decorator(Context)
 def cli(context: click.Context, target: str, size: str | None, as_json: bool) -> None:
     """Production PostgreSQL for Orcheo: one spec, every target."""
     context.obj = Context(target, size, as_json)
-    _state.append(context.obj)
+    running.append(context.obj)
 
 
 # --- the spec -----------------------------------------------------------------------------------------------------------------
@@ -412,7 +342,7 @@ def _answer(code: int, message: str) -> int:
     """An error: one line on stderr, and with --json a document where none was printed yet."""
     text = " ".join(message.split())
     say(f"orcheo-db: {text}")
-    known = _state[-1] if _state else None
+    known = running[-1] if running else None
     wants = known.as_json if known else "--json" in sys.argv
     if wants and not (known and known.printed):
         click.echo(json.dumps({"ok": False, "error": text, "exit_code": code}))
