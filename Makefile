@@ -7,8 +7,11 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= python3
 TARGET ?= compose
 SIZE ?=
+WITH ?=
 INSTALL_DOCKER ?= yes
 CONFIRM ?=
+# WITH and SIZE are remembered by `up`; WITH=none goes back to the database alone.
+export ORCHEO_DB_WITH := $(or $(WITH),$(ORCHEO_DB_WITH))
 ORCHEO_DB := .venv/bin/orcheo-db --target $(TARGET) $(if $(SIZE),--size $(SIZE))
 PYTEST := .venv/bin/pytest
 
@@ -20,7 +23,7 @@ help: ## list the targets
 venv: ## make the toolkit's own Python environment (.venv)
 	@$(PYTHON) ops/setup_venv.py
 
-up: venv ## bring the tier up [SIZE=small|medium|large] [TARGET=compose|external]
+up: venv ## bring the tier up [SIZE=small|medium|large] [WITH=app] [TARGET=compose|external]
 	@$(ORCHEO_DB) up --install-docker $(INSTALL_DOCKER)
 
 down: venv ## stop it; data and secrets stay

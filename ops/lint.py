@@ -44,6 +44,7 @@ def compose_environment() -> dict[str, str]:
         | {
             "PGBOUNCER_PORT": "6432",
             "PGBOUNCER_NOFILE": "1024",
+            "APP_PORT": "8000",
             "BIND_ADDRESS": "127.0.0.1",
             "STATE_DIR": "/nonexistent",
         }
@@ -51,7 +52,10 @@ def compose_environment() -> dict[str, str]:
 
 
 def checks() -> list[tuple[str, Sequence[str], dict[str, str]]]:
-    compose_files = [name for name in tracked("compose/*.yaml") if name.count("/") == 1]
+    # Files that are only read on top of others are checked with those.
+    alone = [name for name in tracked("compose/*.yaml") if name.count("/") == 1 and "/app" not in name]
+    with_app = [[*base, "compose/app.yaml"] for base in (["compose/compose.yaml"], ["compose/external.yaml"])]
+    compose_files = [[name] for name in alone] + with_app + [[*with_app[0], "compose/app-direct.yaml"]]
     found: list[tuple[str, Sequence[str], dict[str, str]]] = [
         ("ruff check", [f"{BIN}/ruff", "check", "."], {}),
         ("ruff format", [f"{BIN}/ruff", "format", "--check", "."], {}),
@@ -61,11 +65,12 @@ def checks() -> list[tuple[str, Sequence[str], dict[str, str]]]:
         ("yamllint", [f"{BIN}/yamllint", "--strict", *tracked("*.yaml", "*.yml")], {}),
         ("rendered files", [f"{BIN}/orcheo-db", "render", "--check"], {}),
     ]
-    for file in compose_files:
+    for files in compose_files:
+        named = [word for file in files for word in ("--file", file)]
         found.append(
             (
-                f"compose {file}",
-                [f"{BIN}/docker-compose", "--file", file, "config", "--quiet"],
+                f"compose {' + '.join(files)}",
+                [f"{BIN}/docker-compose", *named, "config", "--quiet"],
                 compose_environment(),
             )
         )

@@ -17,7 +17,7 @@ import psycopg
 from docker.errors import DockerException
 from rich.table import Table
 
-from orcheo_db import __version__, lifecycle, removal, render
+from orcheo_db import __version__, app_lifecycle, lifecycle, removal, render
 from orcheo_db.command import TARGETS, Context, Group, pass_context, running
 from orcheo_db.console import err, out, say
 from orcheo_db.doctor import diagnose
@@ -170,9 +170,12 @@ def images(context: Context, install_docker: str) -> None:
 )
 @click.option("--new-secrets", is_flag=True, help="Keep a volume whose secrets are lost, and replace every password.")
 @click.option("--confirm", metavar="PROJECT", help="The project's name, to confirm --new-secrets.")
+@click.option("--with", "parts", metavar="PARTS", help="What else runs: app (Orcheo itself), or none. Remembered.")
 @pass_context
-def up(context: Context, install_docker: str, new_secrets: bool, confirm: str | None) -> None:
+def up(context: Context, install_docker: str, new_secrets: bool, confirm: str | None, parts: str | None) -> None:
     """Bring the database tier up; changes nothing where everything is as wanted."""
+    if parts:
+        os.environ["ORCHEO_DB_WITH"] = parts
     target = context.target()
     stale = _stale()
     if stale:
@@ -183,7 +186,13 @@ def up(context: Context, install_docker: str, new_secrets: bool, confirm: str | 
         raise UserError(
             f"--new-secrets replaces every password of project {target.project}: confirm with --confirm {target.project}"
         )
-    outcome = lifecycle.up(target, install_docker=install_docker == "yes", new_secrets=new_secrets)
+    accepted = os.environ.get(app_lifecycle.ACCEPT_VARIABLE, "")
+    outcome = lifecycle.up(
+        target,
+        install_docker=install_docker == "yes",
+        new_secrets=new_secrets,
+        accept_unreadable=int(accepted) if accepted.isdigit() else None,
+    )
     target.store.choose(target.store.choices() | context.chosen())
     seen = lifecycle.probe(target)
     document = {
@@ -192,7 +201,7 @@ def up(context: Context, install_docker: str, new_secrets: bool, confirm: str | 
         "init": outcome.init,
         "app_sees": seen,
         "dsn_command": "make dsn",
-    }
+    } | ({"app": app_lifecycle.access(target)} if target.with_app else {})
     context.print(document, None)
     if context.as_json:
         return
@@ -209,6 +218,7 @@ def up(context: Context, install_docker: str, new_secrets: bool, confirm: str | 
         f"\nPostgreSQL {seen['server_version']} serves {seen['tables']} tables through PgBouncer{f' ({took})' if took else ''}."
     )
     _print_services(target)
+    _print_access(target)
     say("\nDSN for the app (make dsn):")
     out.print(target.dsn(), markup=False)
 
@@ -224,6 +234,16 @@ def _print_services(target: ComposeTarget) -> None:
     say(
         f"PgBouncer listens on {target.spec.stack.bind_address}:{end.port} (TLS required, verify with {target.ca_file()})"
     )
+
+
+def _print_access(target: ComposeTarget) -> None:
+    if not target.with_app:
+        return
+    found = app_lifecycle.access(target)
+    say(
+        f"\nOrcheo's API: {found['url']} (its documentation: {found['url']}/docs), token in {found['token_file']}; to try it:"
+    )
+    say(f"  {found['try']}")
 
 
 @cli.command()
@@ -270,12 +290,15 @@ def status(context: Context) -> None:
     if problem is None:
         document["app_sees"] = lifecycle.probe(target)
     document["ok"] = problem is None
+    if target.with_app:
+        document["app"] = app_lifecycle.access(target)
     context.print(document, None)
     if not context.as_json:
         _print_services(target)
         if problem is None:
             seen = document["app_sees"]
             say(f"PostgreSQL {seen['server_version']}: {seen['tables']} tables; an app that uses `make dsn` is served.")
+            _print_access(target)
     if problem:
         raise CheckFailed(f"{problem}: run `{target.up_command}`")
 

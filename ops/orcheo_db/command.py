@@ -16,7 +16,8 @@ from orcheo_db.spec import Spec, load_spec
 from orcheo_db.targets.compose import ROOT, ComposeTarget
 from orcheo_db.targets.external import ExternalTarget
 
-REMEMBERED = ("ORCHEO_DB_SIZE", "ORCHEO_DB_PORT")  # chosen once, they hold until something else is chosen
+# Chosen once, they hold until something else is chosen.
+REMEMBERED = ("ORCHEO_DB_SIZE", "ORCHEO_DB_PORT", "ORCHEO_DB_WITH", "ORCHEO_DB_APP_PORT", "ORCHEO_DB_APP_STORAGE")
 TARGETS: dict[str, type[ComposeTarget]] = {"compose": ComposeTarget, "external": ExternalTarget}
 
 

@@ -10,21 +10,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from orcheo_db import app_lifecycle, app_secrets
 from orcheo_db.console import step
 from orcheo_db.database import connect
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.host import compose_command, ensure_docker
 from orcheo_db.images import LABEL, ensure_images
-from orcheo_db.preflight import check_arithmetic, check_memory, check_port, check_secrets
+from orcheo_db.lifecycle_steps import HEALTHY_SECONDS, last_line, start
+from orcheo_db.preflight import check_arithmetic, check_memory, check_ports, check_secrets, check_storage
 from orcheo_db.secrets import Store, write_private
 from orcheo_db.targets import mounts
 from orcheo_db.targets.compose import ComposeTarget
 
-HEALTHY_SECONDS = 180  # a first boot on a slow disk takes some 20 s, crash recovery after 4 GB of WAL up to two minutes
-RECOVERING_SECONDS = 3600  # redo of 16 GB of WAL (size large) on a slow disk; while it lasts the server says so
 INIT_SECONDS = 900  # importing the app and 59 tables take under a minute; the job limits its own waits to less
 PENDING_ADOPTION = "adopting"  # noted in the state directory while a volume of lost secrets is being taken over
-CONFIG_EXIT = 78  # sysexits.h EX_CONFIG: the postgres image refuses the volume
 
 
 @dataclass
@@ -57,7 +56,13 @@ def _timed(outcome: Outcome, name: str) -> Iterator[None]:
     outcome.seconds[name] = round(time.monotonic() - started, 1)
 
 
-def up(target: ComposeTarget, *, install_docker: bool = True, new_secrets: bool = False) -> Outcome:
+def up(
+    target: ComposeTarget,
+    *,
+    install_docker: bool = True,
+    new_secrets: bool = False,
+    accept_unreadable: int | None = None,
+) -> Outcome:
     """Bring the installation up; does nothing where everything is as wanted.
 
     Raises:
@@ -68,18 +73,19 @@ def up(target: ComposeTarget, *, install_docker: bool = True, new_secrets: bool 
     outcome = Outcome()
     target.check()
     check_arithmetic(target)
+    check_storage(target)
     check_memory(target)
     with _timed(outcome, "host"):
         outcome.changed += ensure_docker(install=install_docker)
         compose_command()
-        check_port(target)
+        check_ports(target)
     with exclusive(target.store):
         with _timed(outcome, "images"):
             outcome.changed += ensure_images(target.spec, target.root, target.store.path / "logs", target.image_names)
         before = snapshot(target)
         check_secrets(target, new_secrets=new_secrets)
         adopt = prepare(target, outcome, new_secrets=new_secrets)
-        if "postgres" in target.service_names:
+        if target.managed_server:
             with _timed(outcome, "postgres"):
                 start(target, "postgres", HEALTHY_SECONDS)
         with _timed(outcome, "init"):
@@ -87,13 +93,18 @@ def up(target: ComposeTarget, *, install_docker: bool = True, new_secrets: bool 
         if adopt:  # the permission to adopt was for this start alone: the next one is an ordinary one again
             (target.store.path / PENDING_ADOPTION).unlink(missing_ok=True)
             write_environment(target)
-            if "postgres" in target.service_names:
+            if target.managed_server:
                 start(target, "postgres", HEALTHY_SECONDS)
         if target.after_init(outcome.init):
             install_files(target)
             write_environment(target)
         with _timed(outcome, "pgbouncer"):
             start(target, "pgbouncer", HEALTHY_SECONDS)
+        with _timed(outcome, "app"):
+            if target.with_app:
+                outcome.changed += app_lifecycle.start_app(target, accept_unreadable)
+            else:
+                outcome.changed += app_lifecycle.stop_app(target)
         outcome.changed += difference(before, snapshot(target))
     return outcome
 
@@ -104,6 +115,8 @@ def prepare(target: ComposeTarget, outcome: Outcome, *, new_secrets: bool) -> bo
     target.store.create()
     if fresh:
         outcome.changed.append(f"secrets generated in {target.store.path}")
+    if target.with_app and app_secrets.create(target.store):
+        outcome.changed.append(f"secrets of the app generated in {target.store.path / app_secrets.DIRECTORY}")
     renewed = target.store.renew()
     outcome.changed += [f"certificate of {name} renewed" for name in renewed]
     target.prepare_store()
@@ -129,8 +142,7 @@ def adoption(target: ComposeTarget, *, new_secrets: bool) -> bool:
     if not new_secrets:
         return False
     if target.managed_server:
-        marker = target.inspect_volume().get("marker") if target.volume_exists() else None
-        lost = isinstance(marker, dict) and marker.get("installation_id") != target.store.installation_id()
+        lost = target.volume_owner() not in (None, target.store.installation_id())
     else:
         lost = not target.is_bootstrapped()
     if not lost:
@@ -169,52 +181,6 @@ def difference(before: dict[str, str], after: dict[str, str]) -> list[str]:
         for name in after
         if before.get(name) != after[name]
     ]
-
-
-def start(target: ComposeTarget, service: str, seconds: float) -> None:
-    """Create or start one service and wait until Docker calls it healthy.
-
-    Raises:
-        UserError: the image refuses its volume (its own line says what and what to do).
-        CheckFailed: it ended or did not become healthy in time, with the last line of its log.
-    """
-    existed = target.container(service)
-    result = target.compose("up", "--detach", "--no-deps", service)
-    if result.code != 0:
-        raise CheckFailed(f"service {service} could not be started: {last_line(result.stderr)}")
-    container = target.container(service)
-    if container is None:
-        raise CheckFailed(f"service {service} was started but is not there: {last_line(result.stderr)}")
-    title = f"Waiting for {service}" if existed is None or existed.id != container.id else f"Checking {service}"
-    deadline, limit = time.monotonic() + seconds, time.monotonic() + RECOVERING_SECONDS
-    with step(title):
-        while True:
-            container.reload()
-            state = container.attrs["State"]
-            if state.get("Health", {}).get("Status") == "healthy":
-                return
-            if state["Status"] in ("exited", "restarting", "dead") or container.attrs.get("RestartCount", 0) > 2:
-                words = last_line(container.logs(tail=20).decode(errors="replace"))
-                if state["ExitCode"] == CONFIG_EXIT:
-                    container.stop()
-                    raise UserError(f"{words} [volume {target.volume}]")
-                raise CheckFailed(f"service {service} ended with code {state['ExitCode']}: {words}")
-            if time.monotonic() > deadline and not (time.monotonic() < limit and is_recovering(target, service)):
-                words = last_line(container.logs(tail=20).decode(errors="replace"))
-                raise CheckFailed(
-                    f"service {service} was not healthy after {seconds:.0f} s: {words} (docker logs {container.name})"
-                )
-            time.sleep(0.25)
-
-
-def is_recovering(target: ComposeTarget, service: str) -> bool:
-    """Whether the server is alive and says "not yet" (pg_isready's exit code 1): crash recovery, which may take its time."""
-    return service == "postgres" and target.run(service, ["pg_isready", "-q", "-h", "127.0.0.1"]).code == 1
-
-
-def last_line(text: str) -> str:
-    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
 
 
 def init(target: ComposeTarget, *, force: bool = False) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from typing import Any
 import docker
 
 from orcheo_db.errors import UserError
+from orcheo_db.targets.app import POSTGRES_ONLY
 from orcheo_db.targets.compose import ComposeTarget
 from orcheo_db.tuning import pool_arithmetic
 
@@ -48,10 +49,16 @@ def check_memory(target: ComposeTarget) -> None:
         )
 
 
-def check_port(target: ComposeTarget) -> None:
-    """Say that the port is taken before anything is started; our own running PgBouncer may have it."""
-    address, port = target.spec.stack.bind_address, target.spec.stack.port
-    own = target.container("pgbouncer")
+def check_ports(target: ComposeTarget) -> None:
+    """Say that a port is taken before anything is started; our own running service may have it."""
+    stack, api = target.spec.stack, target.spec.app.port
+    _check_port(target, "pgbouncer", stack.bind_address, stack.port, "ORCHEO_DB_PORT=… or [stack] port")
+    if target.with_app:
+        _check_port(target, "backend", "127.0.0.1", api, "ORCHEO_DB_APP_PORT=… or [app] port")
+
+
+def _check_port(target: ComposeTarget, service: str, address: str, port: int, how: str) -> None:
+    own = target.container(service)
     if own is not None and own.status == "running" and _publishes(own.attrs, port):
         return
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -65,13 +72,24 @@ def check_port(target: ComposeTarget) -> None:
             holders = [c.name for c in docker.from_env().containers.list() if _publishes(c.attrs, port)]
             by = f" by container {holders[0]}" if holders else ""
             raise UserError(
-                f"port {address}:{port} can't be used ({error.strerror}{by}): free it, or choose another with ORCHEO_DB_PORT=… or [stack] port in ops/spec.toml"
+                f"port {address}:{port} can't be used ({error.strerror}{by}): free it, or choose another with {how} in ops/spec.toml"
             ) from None
 
 
 def _publishes(attrs: dict[str, Any], port: int) -> bool:
     ports = attrs.get("NetworkSettings", {}).get("Ports") or {}
     return any(int(binding["HostPort"]) == port for bindings in ports.values() for binding in bindings or [])
+
+
+def check_storage(target: ComposeTarget) -> None:
+    """SQLite stores went away with orcheo 0.35: only a bridge release can be rolled back to them by configuration."""
+    release = target.spec.versions.orcheo
+    numbers = tuple(int(part) for part in re.findall(r"\d+", release))
+    if target.with_app and target.spec.app.storage == "sqlite" and numbers >= POSTGRES_ONLY:
+        raise UserError(
+            f"app.storage = 'sqlite' needs a bridge release (orcheo 0.16 to 0.34), and [versions] has {release}, which knows PostgreSQL alone:"
+            " see ops/runbooks/configuration-rollback.md"
+        )
 
 
 def check_secrets(target: ComposeTarget, *, new_secrets: bool) -> None:

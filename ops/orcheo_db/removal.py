@@ -9,14 +9,15 @@ import docker
 from docker.errors import NotFound
 
 from orcheo_db.errors import CheckFailed, UserError
-from orcheo_db.lifecycle import exclusive, last_line
-from orcheo_db.targets import mounts
+from orcheo_db.lifecycle import exclusive
+from orcheo_db.lifecycle_steps import last_line
+from orcheo_db.targets import app, mounts
 from orcheo_db.targets.compose import ComposeTarget
 
 
 def down(target: ComposeTarget) -> list[str]:
     """Stop and remove the containers and networks; volumes, secrets and images stay. Returns what was stopped."""
-    stopped = [state.name for state in target.services() if state.state != "missing"]
+    stopped = [name for name in (*target.tier, *app.SERVICES) if target.container(name) is not None]
     if stopped:
         with exclusive(target.store):
             _remove_containers(target)
@@ -32,10 +33,14 @@ def _remove_containers(target: ComposeTarget) -> None:
 
 def doomed(target: ComposeTarget) -> list[str]:
     """Everything that `destroy` would remove for ever, by name."""
-    found = [target.container(name) for name in target.service_names]
+    found = [target.container(name) for name in (*target.tier, *app.SERVICES)]
     names = [f"container {container.name}" for container in found if container is not None]
-    if target.managed_server and target.volume_exists():
-        names.append(f"volume {target.volume} (all data)")
+    said = {
+        target.volume: "all data",
+        f"{target.project}_apphome": "the app's files",
+        f"{target.project}_redis": "waiting tasks",
+    }
+    names += [f"volume {name} ({said[name]})" for name in target.volumes()]
     if target.store.exists():
         names.append(f"directory {target.store.path} (all secrets and certificates)")
     return names
@@ -60,15 +65,9 @@ def check_confirmation(target: ComposeTarget, confirm: str | None) -> None:
 
 def _is_ours(target: ComposeTarget) -> bool:
     """Whether the volume's marker names this installation; an empty volume is anybody's."""
-    found = target.inspect_volume()
-    if found["state"] == "empty":
+    if target.inspect_volume()["state"] == "empty":
         return True
-    marker = found.get("marker")
-    return (
-        target.store.exists()
-        and isinstance(marker, dict)
-        and marker.get("installation_id") == target.store.installation_id()
-    )
+    return target.store.exists() and target.volume_owner() == target.store.installation_id()
 
 
 def destroy(target: ComposeTarget) -> list[str]:
@@ -79,9 +78,9 @@ def destroy(target: ComposeTarget) -> list[str]:
     names = doomed(target)
     with exclusive(target.store):
         _remove_containers(target)
-        if target.managed_server:
+        for name in target.volumes():
             with suppress(NotFound):
-                docker.from_env().volumes.get(target.volume).remove()
+                docker.from_env().volumes.get(name).remove()
         directory = target.store.path / "mounts"
         if directory.is_dir():
             mounts.clear(directory, target.helper_image)

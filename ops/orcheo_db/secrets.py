@@ -7,6 +7,7 @@ Made once at the first `up` and kept; never defaulted, never printed, never in a
     ca.crt                       what clients verify against (the one file that may be shared)
     secrets/ROLE.password        the password;  secrets/ROLE.scram  the verifier that PostgreSQL stores
     tls/ca.key tls/NAME.{crt,key}
+    app/                         Orcheo's own: vault key, bootstrap token, … (see `app_secrets`)
     mounts/SERVICE/              copies for one service, owned by its user (see `targets`)
 """
 
@@ -96,7 +97,7 @@ class Store:
     path: Path
     # Everything that the toolkit writes there; anything else is somebody else's.
     entries = (
-        "secrets", "tls", "mounts", "logs", "mounts.sha256", "compose.env", "ca.crt", "server-ca.crt", "active-login",
+        "secrets", "tls", "app", "backups", "mounts", "logs", "mounts.json", "mounts.sha256", "compose.env", "ca.crt", "server-ca.crt", "active-login",
         "pooler-auth", "choices.json", "adopting", ".lock", "installation.json",
     )  # fmt: skip
 

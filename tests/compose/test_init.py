@@ -13,6 +13,7 @@ import pytest
 
 from orcheo_db import lifecycle
 from orcheo_db.lifecycle import Outcome
+from orcheo_db.lifecycle_steps import start
 from orcheo_db.targets.base import Result
 from orcheo_db.targets.compose import ComposeTarget
 from tests.conftest import Installation
@@ -24,7 +25,7 @@ def empty(second: Installation) -> ComposeTarget:
     target = second.target()
     with lifecycle.exclusive(target.store):
         lifecycle.prepare(target, Outcome(), new_secrets=False)
-        lifecycle.start(target, "postgres", 120)
+        start(target, "postgres", 120)
     return target
 
 

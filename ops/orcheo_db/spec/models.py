@@ -15,9 +15,11 @@ from orcheo_db.spec.values import (
     Memory,
     Release,
     Repository,
+    Scalar,
     Settings,
     SizeName,
     SpecError,
+    Variable,
     not_reserved,
     text,
     unique,
@@ -41,6 +43,11 @@ class Stack(_Model):
     size: SizeName
     bind_address: Address
     port: Annotated[int, whole(1, 65535)]
+    parts: Annotated[
+        tuple[Literal["app"], ...],
+        BeforeValidator(unique),
+        Field(description='a list of what else runs: ["app"], or [] for the database alone'),
+    ] = ()
 
 
 class Versions(_Model):
@@ -95,14 +102,28 @@ class Database(_Model):
 
 
 class App(_Model):
-    """How many processes of Orcheo there are and what each may open."""
+    """How Orcheo itself runs (`make up WITH=app`): its processes, what each may open, where it keeps its data.
 
+    `environment`: further variables of the app that are no secrets; the ones that the toolkit makes itself are refused.
+    """
+
+    port: Annotated[int, whole(1, 65535)]
+    via: Annotated[Literal["pgbouncer", "postgres"], Field(description="pgbouncer, or postgres (past the pooler)")]
+    storage: Annotated[Literal["postgres", "sqlite"], Field(description="postgres, or sqlite (bridge releases only)")]
+    prepared_statements: Annotated[bool, Field(description="true or false")]
+    workflow_trust_mode: Annotated[
+        Literal["managed", "allow_client_uploads"], Field(description="managed or allow_client_uploads")
+    ]
+    chatkit_retention_days: Annotated[int, whole(1, 36500, "days")]
+    trace_retention_days: Annotated[int, whole(0, 36500, "days")]
+    process_memory: Memory
     backend_processes: Annotated[int, whole(0, 1000, "processes")]
     worker_processes: Annotated[int, whole(0, 1000, "processes")]
     pool_min_size: Annotated[int, whole(0, 1000, "connections")]
     pool_max_size: Annotated[int, whole(1, 1000, "connections")]
     pool_timeout: Annotated[int, whole(1, 3600, "seconds")]
     pool_max_idle: Annotated[int, whole(1, 86400, "seconds")]
+    environment: Annotated[dict[Variable, Scalar], Field(description="a table of environment variables")] = {}
 
 
 class Size(_Model):

@@ -25,9 +25,37 @@ ENVIRONMENT: dict[str, tuple[str, str]] = {
     "ORCHEO_DB_PROJECT": ("stack", "project"),
     "ORCHEO_DB_PORT": ("stack", "port"),
     "ORCHEO_DB_SIZE": ("stack", "size"),
+    "ORCHEO_DB_WITH": ("stack", "parts"),
+    "ORCHEO_DB_APP_PORT": ("app", "port"),
+    "ORCHEO_DB_APP_STORAGE": ("app", "storage"),
     "ORCHEO_DB_BASE_IMAGE": ("images", "base"),
     "ORCHEO_VERSION": ("versions", "orcheo"),
     "ORCHEO_BACKEND_VERSION": ("versions", "orcheo_backend"),
+}
+
+
+_SECRET = "is a secret that the toolkit makes and keeps; it is no setting"  # noqa: S105 - a message
+_KEY = "is the spec's own: set {} instead"
+# Variables that [app.environment] may not set, with the reason.
+OWNED_VARIABLES: dict[str, str] = {
+    "ORCHEO_VAULT_ENCRYPTION_KEY": _SECRET,
+    "ORCHEO_AUTH_BOOTSTRAP_SERVICE_TOKEN": _SECRET,
+    "ORCHEO_AUTH_JWT_SECRET": _SECRET,
+    "ORCHEO_CHATKIT_TOKEN_SIGNING_KEY": _SECRET,
+    "ORCHEO_POSTGRES_DSN": _SECRET,
+    "REDIS_URL": _SECRET,
+    "ORCHEO_REDIS_URL": _SECRET,
+    "ORCHEO_POSTGRES_POOL_MIN_SIZE": _KEY.format("app.pool_min_size"),
+    "ORCHEO_POSTGRES_POOL_MAX_SIZE": _KEY.format("app.pool_max_size"),
+    "ORCHEO_POSTGRES_POOL_TIMEOUT": _KEY.format("app.pool_timeout"),
+    "ORCHEO_POSTGRES_POOL_MAX_IDLE": _KEY.format("app.pool_max_idle"),
+    "ORCHEO_WORKFLOW_TRUST_MODE": _KEY.format("app.workflow_trust_mode"),
+    "ORCHEO_CHATKIT_RETENTION_DAYS": _KEY.format("app.chatkit_retention_days"),
+    "ORCHEO_TRACE_RETENTION_DAYS": _KEY.format("app.trace_retention_days"),
+    **{
+        f"ORCHEO_{name}_BACKEND": _KEY.format("app.storage")
+        for name in ("CHECKPOINT", "GRAPH_STORE", "REPOSITORY", "WORKSPACE", "CHATKIT", "VAULT", "AUTH_SERVICE_TOKEN")
+    },
 }
 
 
@@ -67,10 +95,18 @@ def _override(data: dict[str, Any], env: Mapping[str, str]) -> dict[tuple[str, .
     for variable, (section, key) in ENVIRONMENT.items():
         text = env.get(variable, "")
         if text and isinstance(data.get(section, {}), dict):
-            number = key == "port" and re.fullmatch(r"[0-9]{1,9}", text, re.ASCII)
-            data.setdefault(section, {})[key] = int(text) if number else text
+            data.setdefault(section, {})[key] = _from_environment(key, text)
             overridden[(section, key)] = variable
     return overridden
+
+
+def _from_environment(key: str, text: str) -> object:
+    """A variable's text as the file would have it: a port is a number, parts are words ("none": no part)."""
+    if key == "port" and re.fullmatch(r"[0-9]{1,9}", text, re.ASCII):
+        return int(text)
+    if key == "parts":
+        return [word for word in text.split() if word != "none"]
+    return text
 
 
 def _contradictions(spec: Spec) -> Iterator[tuple[tuple[str, ...], object, str]]:
@@ -84,6 +120,11 @@ def _contradictions(spec: Spec) -> Iterator[tuple[tuple[str, ...], object, str]]
     app, cluster = spec.app, spec.cluster
     if app.pool_min_size > app.pool_max_size:
         yield ("app", "pool_min_size"), app.pool_min_size, f"at most app.pool_max_size ({app.pool_max_size})"
+    if app.port == spec.stack.port:
+        yield ("app", "port"), app.port, "another port than PgBouncer's (stack.port)"
+    for name in app.environment:
+        if name in OWNED_VARIABLES:
+            yield ("app", "environment", name), MISSING, OWNED_VARIABLES[name]
     if cluster.locale_provider == "builtin" and cluster.locale not in ("C", "C.UTF-8"):
         yield (
             ("cluster", "locale"),

@@ -120,3 +120,4 @@ Repository = Annotated[str, text(_REPOSITORY, "an image name without a tag, for 
 Release = Annotated[str, text(_RELEASE, "a release number such as 0.46.1")]
 Address = Annotated[str, BeforeValidator(_address), Field(description="an IP address, for example 127.0.0.1")]
 Extension = Annotated[str, text(r"[a-z][a-z0-9_-]{0,62}", "an extension's name, for example pg_trgm")]
+Variable = Annotated[str, text(r"[A-Z][A-Z0-9_]{0,99}", "a variable's name, for example ORCHEO_LOG_LEVEL")]

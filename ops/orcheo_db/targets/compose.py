@@ -20,6 +20,7 @@ from orcheo_db.host import compose_command
 from orcheo_db.render import render
 from orcheo_db.secrets import ROLES, Store
 from orcheo_db.spec import Size, Spec
+from orcheo_db.targets import app
 from orcheo_db.targets.base import Endpoint, Facts, Result, ServiceState, Target
 from orcheo_db.targets.mounts import File, fingerprint
 
@@ -46,7 +47,7 @@ class ComposeTarget(Target):
 
     name = "compose"
     compose_file = "compose/compose.yaml"
-    service_names: tuple[str, ...] = ("postgres", "init", "pgbouncer")
+    tier: tuple[str, ...] = ("postgres", "init", "pgbouncer")  # in start order
     image_names: tuple[str, ...] = ("postgres", "pgbouncer", "orcheo")
     up_command = "make up"
     managed_server = True  # PostgreSQL itself is ours: its volume, settings and superuser
@@ -58,12 +59,34 @@ class ComposeTarget(Target):
         self.pgdata = f"/var/lib/postgresql/{spec.versions.postgresql}/main"
         self.tags = spec.image_tags()
 
+    @property
+    def with_app(self) -> bool:
+        """Whether Orcheo itself runs beside its database."""
+        return "app" in self.spec.stack.parts
+
+    @property
+    def service_names(self) -> tuple[str, ...]:
+        """The services that are wanted, in start order."""
+        return (*self.tier, *(app.SERVICES if self.with_app else ()))
+
+    @property
+    def compose_files(self) -> tuple[str, ...]:
+        """The files that Compose reads."""
+        direct = self.with_app and self.managed_server and self.spec.app.via == "postgres"
+        more = ("compose/app.yaml",) if self.with_app else ()
+        return (self.compose_file, *more, *(("compose/app-direct.yaml",) if direct else ()))
+
     # --- containers -----------------------------------------------------------------------------------------------------
 
     @property
     def volume(self) -> str:
         """The data volume's name."""
         return f"{self.project}_pgdata"
+
+    def volumes(self) -> list[str]:
+        """Every volume of this installation that exists, by name: also those of parts that are not wanted now."""
+        names = [*([self.volume] if self.managed_server else []), *(f"{self.project}_{name}" for name in app.VOLUMES)]
+        return [name for name in names if self._volume_exists(name)]
 
     def container(self, service: str) -> Container | None:
         """The service's container, running or not; None when there is none."""
@@ -75,8 +98,8 @@ class ComposeTarget(Target):
 
     def compose(self, *arguments: str) -> Result:
         """Run Compose with this project's file and values; its own progress is in the result's stderr."""
-        files = ["--env-file", str(self.store.path / "compose.env"), "--file", self.compose_file]
-        return self._compose(self.root, *files, *arguments)
+        files = [word for name in self.compose_files for word in ("--file", name)]
+        return self._compose(self.root, "--env-file", str(self.store.path / "compose.env"), *files, *arguments)
 
     def compose_by_name(self, *arguments: str) -> Result:
         """Run Compose on this project's containers by its name alone, without any file."""
@@ -158,12 +181,26 @@ class ComposeTarget(Target):
         return f'"pgbouncer" "{self.store.password("pgbouncer")}"\n'.encode()
 
     def mounts(self) -> dict[str, list[File]]:
-        """Every service's own files."""
+        """The files of the tier's services."""
         return {
             "postgres": self._postgres_files(),
             "pgbouncer": self.pgbouncer_files(),
             "init": self.init_files(),
         }
+
+    def app_mounts(self) -> dict[str, list[File]]:
+        """The files of the app's services; they are put in place when the database serves (`lifecycle`)."""
+        return app.files(self)
+
+    def app_dsn(self) -> str:
+        """The app's way to the database inside the networks, without its password; connect_timeout is in seconds."""
+        host = "pgbouncer:6432" if self.spec.app.via == "pgbouncer" else "postgres:5432"
+        options = f"sslmode=verify-full&sslrootcert={SECRETS}/ca.crt&connect_timeout=10"
+        return f"postgresql://{self.app_login()}@{host}/{self.spec.database.name}?{options}"
+
+    def app_authorities(self) -> list[File]:
+        """The certificate authorities that `app_dsn` names."""
+        return [File("secrets/ca.crt", self._read("ca.crt"))]
 
     def _read(self, name: str) -> bytes:
         return (self.store.path / name).read_bytes()
@@ -224,17 +261,20 @@ class ComposeTarget(Target):
         bootstrap = [
             self.spec.database.name,
             *self.spec.database.extensions,
-            self._image_id("orcheo"),
+            self.image_id("orcheo"),
             self.admin_dsn(),
         ]
         digest = hashlib.sha256(repr([*bootstrap, fingerprint(files["init"])]).encode()).hexdigest()
+        if self.with_app:
+            stack |= self._app_environment()
         return stack | {
             "COMPOSE_PROJECT_NAME": self.project,
             "STATE_DIR": str(self.store.path),
             "POSTGRES_IMAGE": self.tags["postgres"],
             "PGBOUNCER_IMAGE": self.tags["pgbouncer"],
             "ORCHEO_IMAGE": self.tags["orcheo"],
-            "POSTGRES_INPUTS": fingerprint(files["postgres"]) if "postgres" in files else "",
+            # external.yaml extends compose.yaml, which is read whole: its postgres service wants a value there too.
+            "POSTGRES_INPUTS": fingerprint(files["postgres"]) if "postgres" in files else "unused",
             "PGBOUNCER_INPUTS": fingerprint(files["pgbouncer"]),
             "INIT_INPUTS": digest,
             "INIT_ADMIN_DSN": self.admin_dsn(),
@@ -248,7 +288,17 @@ class ComposeTarget(Target):
             "ORCHEO_DB_ACCEPT_COLLATION": os.environ.get("ORCHEO_DB_ACCEPT_COLLATION", ""),
         }
 
-    def _image_id(self, name: str) -> str:
+    def _app_environment(self) -> dict[str, str]:
+        inputs = {f"{name.upper()}_INPUTS": fingerprint(files) for name, files in self.app_mounts().items()}
+        limits = {name: str(size) for name, size in app.limits(self.spec).items()}
+        return {**inputs, **limits, "APP_PORT": str(self.spec.app.port)}
+
+    def image_id(self, name: str) -> str:
+        """The id of one of the toolkit's images.
+
+        Raises:
+            UserError: it is not there.
+        """
         try:
             return str(docker.from_env().images.get(self.tags[name]).id)
         except NotFound:
@@ -281,11 +331,21 @@ class ComposeTarget(Target):
     # --- the volume -----------------------------------------------------------------------------------------------------
 
     def volume_exists(self) -> bool:
+        """Whether the data volume is there."""
+        return self._volume_exists(self.volume)
+
+    @staticmethod
+    def _volume_exists(name: str) -> bool:
         try:
-            docker.from_env().volumes.get(self.volume)
+            docker.from_env().volumes.get(name)
         except NotFound:
             return False
         return True
+
+    def volume_owner(self) -> str | None:
+        """The installation id in the data volume's marker; None where there is no volume, or nothing in it, or no marker."""
+        marker = self.inspect_volume().get("marker") if self.volume_exists() else None
+        return str(marker.get("installation_id")) if isinstance(marker, dict) else None
 
     def inspect_volume(self) -> dict[str, Any]:
         """What the data volume holds, read without starting a server (the image's own `inspect`)."""
@@ -309,7 +369,7 @@ class ComposeTarget(Target):
                 raise UserError(f"service {service} of project {self.project} is missing: run `make up`")
             return f"docker://{container.name}"
 
-        roles = [name for name in ("postgres", "pgbouncer") if name in self.service_names]
+        roles = [name for name in ("postgres", "pgbouncer") if name in self.tier]
         keys = [f"{SECRETS}/server.key"]
         private = {
             "postgres": [*keys, *(f"{SECRETS}/{role}.scram" for role in POSTGRES_SECRETS)],

@@ -32,7 +32,7 @@ class ExternalTarget(ComposeTarget):
 
     name = "external"
     compose_file = "compose/external.yaml"
-    service_names = ("init", "pgbouncer")
+    tier = ("init", "pgbouncer")
     image_names = ("pgbouncer", "orcheo")
     up_command = "make up TARGET=external"
     managed_server = False
@@ -164,15 +164,21 @@ class ExternalTarget(ComposeTarget):
         ]
         return [*super().init_files(), *files]
 
+    def app_dsn(self) -> str:
+        if self.spec.app.via == "pgbouncer":
+            return super().app_dsn()
+        parts = self.admin()
+        options = f"sslmode={parts['sslmode']}&sslrootcert={SECRETS}/{SERVER_CA}&connect_timeout=10"
+        return f"postgresql://{self.app_login()}@{parts['host']}:{parts['port']}/{self.spec.database.name}?{options}"
+
+    def app_authorities(self) -> list[File]:
+        return [*super().app_authorities(), File(f"secrets/{SERVER_CA}", self._server_ca.read_bytes())]
+
     # --- endpoints ----------------------------------------------------------------------------------------------------------
 
     def server(self) -> Endpoint:
         parts = self.admin()
         return Endpoint(str(parts["host"]), int(parts["port"]), parts.get("hostaddr"))
-
-    def environment(self) -> dict[str, str]:
-        # external.yaml extends compose.yaml, which is read whole: its postgres service, not used here, wants a value too.
-        return super().environment() | {"POSTGRES_INPUTS": "unused"}
 
     def sslmode(self, *, direct: bool) -> str:
         return str(self.admin()["sslmode"]) if direct else "verify-full"

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import subprocess
 import tarfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from orcheo_db.errors import UserError
 
-UIDS = {"postgres": 999, "pgbouncer": 998, "init": 10001}  # as the images make them
+UIDS = {"postgres": 999, "pgbouncer": 998, "init": 10001, "app": 10001, "redis": 10001}  # as the images make them
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,10 @@ def install(services: Mapping[str, list[File]], directory: Path, image: str) -> 
     Raises:
         UserError: the container that does it fails (for example the disk is full).
     """
-    stamp = directory.with_name(f"{directory.name}.sha256")
-    wanted = hashlib.sha256(
-        repr(sorted((name, fingerprint(files)) for name, files in services.items())).encode()
-    ).hexdigest()
-    if stamp.is_file() and stamp.read_text() == wanted and directory.is_dir():
+    stamp = directory.with_name(f"{directory.name}.json")
+    there = _read_stamp(stamp) if directory.is_dir() else {}
+    wanted = {name: fingerprint(files) for name, files in services.items()}
+    if there | wanted == there:
         return False
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     extract = [
@@ -79,8 +80,16 @@ def install(services: Mapping[str, list[File]], directory: Path, image: str) -> 
         "--file=-",
     ]
     _as_root(directory, image, "tar", extract, archive(services))
-    stamp.write_text(wanted)
+    stamp.write_text(json.dumps(there | wanted))
     return True
+
+
+def _read_stamp(stamp: Path) -> dict[str, str]:
+    """What is in place, service -> fingerprint; nothing where the note is missing or was cut off."""
+    with suppress(OSError, ValueError):
+        found: dict[str, str] = json.loads(stamp.read_text())
+        return found
+    return {}
 
 
 def clear(directory: Path, image: str) -> None:

@@ -70,8 +70,10 @@ def check_overrides(size: Size, spec: Spec) -> None:
             raise SpecError(f"{key}: {_OWNED_PGBOUNCER[name]}")
         if _PGBOUNCER_COUNTS.fullmatch(name) and not re.fullmatch(r"[0-9]{1,9}", value):
             raise SpecError(f"{key} = {value!r}: expected a whole number")
-        if name == "max_prepared_statements" and int(value) == 0:
-            raise SpecError(f"{key} = {value!r}: expected at least 1, because the app prepares its statements")
+        if name == "max_prepared_statements" and int(value) == 0 and spec.app.prepared_statements:
+            raise SpecError(
+                f"{key} = {value!r}: expected at least 1, because the app prepares its statements, or app.prepared_statements = false"
+            )
 
 
 def _check(

@@ -1,0 +1,93 @@
+"""The secrets of Orcheo itself: made once at the first `make up WITH=app`, kept, never printed.
+
+They lie in the state directory's app/ (mode 0700, files 0600). The vault key is the one that can't be made anew: what the app
+has encrypted with it is lost without it, so a key that was there and is gone stops `up`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets as random_source
+from pathlib import Path
+
+from orcheo_db.errors import UserError
+from orcheo_db.secrets import Store, write_private
+
+DIRECTORY = "app"
+VAULT_KEY = "vault.key"
+BOOTSTRAP_TOKEN = "bootstrap.token"  # noqa: S105 - a file's name
+REDIS_PASSWORD = "redis.password"  # noqa: S105 - a file's name
+# What the app takes as ORCHEO_VAULT_ENCRYPTION_KEY, …AUTH_BOOTSTRAP_SERVICE_TOKEN, …AUTH_JWT_SECRET, …CHATKIT_TOKEN_SIGNING_KEY,
+# and Redis' password. 256 bits each: HS256 wants a key of its hash's size (RFC 7518 section 3.2), AES-256 for the vault likewise.
+APP_SECRETS = (VAULT_KEY, BOOTSTRAP_TOKEN, "jwt.secret", "chatkit.key", REDIS_PASSWORD)
+SECRET_BYTES = 32
+MARKER = "created.json"  # written last: from then on a missing file is a loss, not a first time
+KEY_VARIABLE = "ORCHEO_VAULT_ENCRYPTION_KEY"
+
+
+def path(store: Store, name: str) -> Path:
+    """Where a secret of the app lies."""
+    return store.path / DIRECTORY / name
+
+
+def exists(store: Store) -> bool:
+    """Whether the app's secrets were made."""
+    return path(store, MARKER).is_file()
+
+
+def read(store: Store, name: str) -> str:
+    """One of the app's secrets.
+
+    Raises:
+        UserError: it is missing or may not be read.
+    """
+    file = path(store, name)
+    try:
+        return file.read_text().strip()
+    except FileNotFoundError:
+        raise UserError(
+            f"{file} is missing: run `make up WITH=app`, or restore it from your copy of the state directory"
+        ) from None
+    except PermissionError:
+        raise UserError(f"{file} may not be read by this user: run as the user who ran `make up`") from None
+
+
+def given_key() -> str | None:
+    """The vault key of an Orcheo that ran before, where the caller names it in the environment."""
+    return os.environ.get(KEY_VARIABLE, "").strip() or None
+
+
+def create(store: Store) -> bool:
+    """Make the app's secrets if they were never made; returns whether they were made now. The vault key is the caller's own
+    (ORCHEO_VAULT_ENCRYPTION_KEY) where one is given.
+
+    Raises:
+        UserError: they were made and some are gone (never silently made anew).
+    """
+    if exists(store):
+        if gone := [name for name in APP_SECRETS if not path(store, name).is_file()]:
+            raise UserError(
+                f"secrets of the app are missing in {store.path / DIRECTORY}: {', '.join(gone)}: restore them from your copy of the state"
+                " directory, or see ops/runbooks/lost-secrets.md"
+            )
+        return False
+    directory = store.path / DIRECTORY
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.chmod(0o700)
+    for name in APP_SECRETS:
+        if not path(store, name).is_file():  # left by a start that was killed half-way: kept
+            text = (given_key() if name == VAULT_KEY else None) or random_source.token_urlsafe(SECRET_BYTES)
+            write_private(path(store, name), f"{text}\n".encode())
+    write_private(path(store, MARKER), (json.dumps({"format": 1}) + "\n").encode())
+    return True
+
+
+def replace_vault_key(store: Store, key: str) -> None:
+    """Put another vault key in place (the caller has checked that it opens the vault); the old one stays beside it."""
+    old = path(store, VAULT_KEY)
+    number = 1
+    while (kept := old.with_name(f"{VAULT_KEY}.old-{number}")).exists():
+        number += 1
+    write_private(kept, old.read_bytes())
+    write_private(old, f"{key}\n".encode())

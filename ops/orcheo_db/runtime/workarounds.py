@@ -1,0 +1,108 @@
+"""Upstream's defects, worked around at import time: the one place for them, to be emptied as upstream mends its code.
+
+Nothing of the installed packages is edited; classes are patched in the process that `orcheo_db.runtime` starts. Each entry names
+the releases that are known to have the defect and is not applied to any other. `tests/e2e/test_workarounds.py` shows, without
+the workaround, that the defect is still there, and so fails when upstream has mended it: then the entry goes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Workaround:
+    """One defect. `first` and `last`: the releases of `package` known to have it (both included)."""
+
+    name: str
+    package: str
+    first: str
+    last: str
+    defect: str
+    apply: Callable[[], None]
+
+    def concerns(self, release: str) -> bool:
+        """Whether this release is one of those."""
+        return numbers(self.first) <= numbers(release) <= numbers(self.last)
+
+
+def numbers(release: str) -> tuple[int, ...]:
+    """A release as a tuple that sorts: "0.39.0" -> (0, 39, 0); what follows the numbers is left out."""
+    parts = []
+    for part in release.split("."):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        parts.append(int(digits))
+    return tuple(parts)
+
+
+def _agentensor_deadlock() -> None:
+    module = importlib.import_module("orcheo_backend.app.agentensor.checkpoint_store")
+    store: Any = module.PostgresAgentensorCheckpointStore
+    initialize = store._ensure_initialized
+
+    async def _ensure_initialized(self: Any) -> None:
+        await self._get_pool()  # takes and gives back the lock that `initialize` then holds while it asks for the pool
+        await initialize(self)
+
+    store._ensure_initialized = _ensure_initialized
+
+
+def _no_prepared_statements() -> None:
+    pools = importlib.import_module("psycopg_pool")
+    for pool in (pools.AsyncConnectionPool, pools.ConnectionPool):
+        _unprepared(pool)
+
+
+def _unprepared(pool: Any) -> None:
+    construct = pool.__init__
+
+    def __init__(self: Any, *args: Any, kwargs: dict[str, Any] | None = None, **rest: Any) -> None:
+        construct(self, *args, kwargs={**(kwargs or {}), "prepare_threshold": None}, **rest)
+
+    pool.__init__ = __init__
+
+
+AGENTENSOR = Workaround(
+    name="agentensor-deadlock",
+    package="orcheo-backend",
+    first="0.16.0",
+    last="0.39.0",
+    defect="PostgresAgentensorCheckpointStore waits for itself at its first use: _ensure_initialized holds _init_lock and"
+    " _get_pool takes it again, so GET /api/workflows/ID/agentensor/checkpoints never answers",
+    apply=_agentensor_deadlock,
+)
+PREPARED = Workaround(
+    name="prepared-statements",
+    package="orcheo-backend",
+    first="0.16.0",
+    last="0.39.0",
+    defect="six stores set prepare_threshold=0, which prepares every statement: behind a transaction pooler that doesn't track"
+    " prepared statements every request ends in DuplicatePreparedStatement or InvalidSqlStatementName",
+    apply=_no_prepared_statements,
+)
+
+
+def apply(*, prepared_statements: bool) -> list[str]:
+    """Apply what this installation needs; returns one line for the log about each.
+
+    Args:
+        prepared_statements: whether the pooler takes them; then the app may go on using them, for they are faster.
+    """
+    lines = []
+    for workaround in (AGENTENSOR, *(() if prepared_statements else (PREPARED,))):
+        release = metadata.version(workaround.package)
+        if workaround.concerns(release):
+            workaround.apply()
+            lines.append(f"workaround {workaround.name} applied ({workaround.package} {release})")
+        else:
+            known = f"{workaround.first} to {workaround.last}"
+            lines.append(
+                f"workaround {workaround.name} not applied: {workaround.package} {release} is not one of {known}"
+            )
+    return lines
