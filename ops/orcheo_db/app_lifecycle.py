@@ -137,7 +137,7 @@ def access(target: ComposeTarget) -> dict[str, Any]:
     return {
         "url": url,
         "token_file": str(token),
-        "try": f'curl -H "Authorization: Bearer $(cat {token})" {url}/api/workspaces/me',
+        "try": f"curl -H @{app_secrets.path(target.store, app_secrets.HEADER)} {url}/api/workspaces/me",
     }
 
 

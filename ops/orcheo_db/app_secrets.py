@@ -22,6 +22,7 @@ REDIS_PASSWORD = "redis.password"  # noqa: S105 - a file's name
 # and Redis' password. 256 bits each: HS256 wants a key of its hash's size (RFC 7518 section 3.2), AES-256 for the vault likewise.
 APP_SECRETS = (VAULT_KEY, BOOTSTRAP_TOKEN, "jwt.secret", "chatkit.key", REDIS_PASSWORD)
 SECRET_BYTES = 32
+HEADER = "authorization.header"  # the token as `curl -H @FILE` takes it: so it stands in no list of processes
 MARKER = "created.json"  # written last: from then on a missing file is a loss, not a first time
 KEY_VARIABLE = "ORCHEO_VAULT_ENCRYPTION_KEY"
 
@@ -79,6 +80,8 @@ def create(store: Store) -> bool:
         if not path(store, name).is_file():  # left by a start that was killed half-way: kept
             text = (given_key() if name == VAULT_KEY else None) or random_source.token_urlsafe(SECRET_BYTES)
             write_private(path(store, name), f"{text}\n".encode())
+    header = f"Authorization: Bearer {read(store, BOOTSTRAP_TOKEN)}\n"
+    write_private(path(store, HEADER), header.encode())
     write_private(path(store, MARKER), (json.dumps({"format": 1}) + "\n").encode())
     return True
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -11,7 +10,9 @@ from docker.errors import DockerException
 
 from orcheo_db import effective
 from orcheo_db.bootstrap import expected
+from orcheo_db.checks import Check
 from orcheo_db.database import connect
+from orcheo_db.doctor_app import app_checks
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.lifecycle import probe
 from orcheo_db.secrets import RENEW_BEFORE_DAYS, SERVER_NAMES
@@ -30,16 +31,6 @@ ROLE_ATTRIBUTES = {
     "pgbouncer": (True, False, False, False, False),
     "replicator": (True, False, False, False, True),
 }
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check's answer."""
-
-    name: str
-    ok: bool
-    found: str
-    remedy: str = ""
 
 
 def diagnose(target: ComposeTarget) -> list[Check]:
@@ -68,6 +59,8 @@ def diagnose(target: ComposeTarget) -> list[Check]:
                 "see `make status` and the container's log",
             )
         )
+    if target.with_app:
+        checks += [_guard(name, check, target) for name, check in app_checks()]
     return checks
 
 

@@ -85,7 +85,7 @@ def test_pools_that_do_not_fit_are_said_with_the_numbers(run, tmp_path):
     text = (ROOT / "ops" / "spec.toml").read_text().replace("[pgbouncer]", "[pgbouncer]\nmax_client_conn = 100", 1)
     (tmp_path / "spec.toml").write_text(text)
     done = run("up", ORCHEO_DB_SPEC=str(tmp_path / "spec.toml"))
-    assert done.returncode == 2 and "100 clients" in done.stderr and "220 each" in done.stderr
+    assert done.returncode == 2 and "100 clients" in done.stderr and "220 connections each" in done.stderr
 
 
 def test_json_is_all_there_is_on_stdout(run):

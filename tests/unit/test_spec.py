@@ -79,7 +79,7 @@ SIZE_FORMS = "expected a size such as 512MB or 2GB (units kB, MB, GB, TB; powers
         (
             "port = 6432",
             "prot = 6432",
-            "stack.prot: unknown key; did you mean port? (accepted: project, size, bind_address, port)",
+            "stack.prot: unknown key; did you mean port? (accepted: project, size, bind_address, port, parts)",
         ),
         ("[app]", "[ap]", "ap: unknown key; did you mean app?"),
         ("cpus = 4", "cpus = 4\ncores = 4", "sizes.medium.cores: unknown key; did you mean"),
@@ -242,9 +242,33 @@ def test_bad_input(tmp_path: Path, old: str, new: str, message: str) -> None:
 @pytest.mark.parametrize("variable", sorted(ENVIRONMENT))
 def test_each_override_applies_and_an_empty_one_does_not(variable: str) -> None:
     section, key = ENVIRONMENT[variable]
-    value = {"port": "15432", "size": "large", "orcheo": "0.40.0", "orcheo_backend": "0.35.0"}.get(key, "another")
-    assert str(getattr(getattr(load_spec(env={variable: value}), section), key)) == value
+    values = {"port": "15432", "size": "large", "orcheo": "0.40.0", "orcheo_backend": "0.35.0", "storage": "sqlite"}
+    value = values.get(key, "app" if key == "parts" else "another")
+    found = getattr(getattr(load_spec(env={variable: value}), section), key)
+    assert (found == ("app",)) if key == "parts" else (str(found) == value)
     assert load_spec(env={variable: ""}) == load_spec(env={})
+
+
+def test_no_part_is_a_choice_too(tmp_path: Path) -> None:
+    assert load_spec(env={"ORCHEO_DB_WITH": "none"}).stack.parts == ()
+    assert load_spec(env={"ORCHEO_DB_WITH": "app none"}).stack.parts == ("app",)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('ORCHEO_VAULT_ENCRYPTION_KEY = "k"', "is a secret that the toolkit makes"),
+        ("ORCHEO_POSTGRES_POOL_MAX_SIZE = 5", "is the spec's own: set app.pool_max_size"),
+        ('ORCHEO_VAULT_BACKEND = "sqlite"', "is the spec's own: set app.storage"),
+        ('lower = "x"', "expected a variable's name"),
+    ],
+)
+def test_variables_of_the_app_that_are_not_to_be_set(tmp_path: Path, line: str, words: str) -> None:
+    assert words in broken(tmp_path, "[app.environment]", f"[app.environment]\n{line}")
+
+
+def test_the_apps_port_is_its_own(tmp_path: Path) -> None:
+    assert "app.port = 6432: expected another port" in broken(tmp_path, "port = 8000", "port = 6432")
 
 
 @pytest.mark.parametrize(
@@ -257,6 +281,8 @@ def test_each_override_applies_and_an_empty_one_does_not(variable: str) -> None:
         ("ORCHEO_DB_PROJECT", "A B", "1 to 50 of a-z"),
         ("ORCHEO_DB_BASE_IMAGE", "a b", "an image reference"),
         ("ORCHEO_VERSION", "newest", "a release number"),
+        ("ORCHEO_DB_APP_STORAGE", "mysql", "postgres, or sqlite"),
+        ("ORCHEO_DB_WITH", "ap", r"app \(Orcheo itself\), or none"),
         ("ORCHEO_BACKEND_VERSION", "0", "a release number"),
     ],
 )

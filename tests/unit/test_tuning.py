@@ -60,9 +60,9 @@ def values(size: Size, spec: Spec = SPEC) -> dict[str, str]:
 
 
 def changed(**tables: Any) -> Spec:
-    """The committed spec with other [app], [settings] or [pgbouncer] values."""
-    app = SPEC.app.model_copy(update=tables.pop("app", {}))
-    return SPEC.model_copy(update={"app": app, **tables})
+    """The committed spec with other [app], [stack], [settings] or [pgbouncer] values."""
+    own = {name: getattr(SPEC, name).model_copy(update=tables.pop(name, {})) for name in ("app", "stack")}
+    return SPEC.model_copy(update={**own, **tables})
 
 
 def sized(name: str, **settings: str) -> Size:
@@ -336,15 +336,27 @@ def test_a_setting_that_pgbouncer_would_refuse(name: str, value: str, message: s
 def test_the_apps_pools_of_the_default_release() -> None:
     budget = pool_arithmetic(SPEC, SPEC.size())
     assert len(budget.clients_by_store) == 14
-    assert budget.clients_per_process == 8 * 20 + 6 * 10 == 220
-    assert (budget.processes, budget.app_client_connections) == (3, 660)
+    assert budget.clients_per_backend == 8 * 20 + 6 * 10 == 220
+    assert budget.clients_per_worker == 5 * 20
+    assert (budget.backends, budget.workers, budget.app_client_connections) == (1, 2, 220 + 2 * 100)
+
+
+def test_past_the_pooler_the_apps_pools_must_fit_into_max_connections() -> None:
+    direct = changed(app={"via": "postgres"}, stack={"parts": ["app"]})
+    problems = pool_arithmetic(direct, SPEC.size()).problems
+    assert len(problems) == 1 and "may open 420 connections" in problems[0] and "max_connections 100" in problems[0]
+    assert (
+        pool_arithmetic(direct, SPEC.size().model_copy(update={"max_connections": 600, "memory": 8 << 30})).problems
+        == []
+    )
+    assert pool_arithmetic(changed(app={"via": "postgres"}), SPEC.size()).problems == []  # no app of ours
 
 
 @pytest.mark.parametrize(("name", "app", "pooled"), [("small", 32, 70), ("medium", 64, 134), ("large", 128, 262)])
 def test_the_pools_of_each_size(name: str, app: int, pooled: int) -> None:
     budget = pool_arithmetic(SPEC, SPEC.size(name))
     assert budget.problems == []
-    assert (budget.max_client_conn, budget.app_pool, budget.max_db_connections) == (1000, app, pooled)
+    assert (budget.max_client_conn, budget.app_pool, budget.max_db_connections) == (700, app, pooled)
 
 
 @given(
@@ -356,7 +368,7 @@ def test_the_pools_of_each_size(name: str, app: int, pooled: int) -> None:
 def test_sums_hold_or_the_problem_is_named(size: Size, backends: int, workers: int, pool: int) -> None:
     spec = changed(app={"backend_processes": backends, "worker_processes": workers, "pool_max_size": pool})
     budget = pool_arithmetic(spec, size)
-    clients = (backends + workers) * (8 * pool + 60)
+    clients = backends * (8 * pool + 60) + workers * 5 * pool
     assert budget.app_client_connections == clients
     assert budget.max_client_conn >= clients + (8 * pool + 60) + budget.other_clients
     assert budget.direct == sum(budget.direct_by_use.values())
@@ -388,7 +400,11 @@ def test_pgbouncer_takes_the_budgets_numbers(size: Size) -> None:
 @pytest.mark.parametrize(
     ("change", "size", "words"),
     [
-        ({"pgbouncer": {"max_client_conn": "800"}}, "small", ["takes 800 clients", "220 each", "may be 920"]),
+        (
+            {"pgbouncer": {"max_client_conn": "600"}},
+            "small",
+            ["takes 600 clients", "220 connections each", "100 each", "may be 680"],
+        ),
         (
             {"pgbouncer": {"max_db_connections": "90"}},
             "small",
@@ -428,7 +444,9 @@ def test_more_connections_than_memory_are_named() -> None:
 
 def test_a_budget_can_be_printed_and_made_json() -> None:
     budget = pool_arithmetic(SPEC, SPEC.size())
-    assert str(budget).startswith("660 client connections of 3 app processes within 1000; 70 pooled + 22 direct")
+    assert str(budget).startswith(
+        "420 client connections of 1 backend (220 each) and 2 worker processes (100 each) within 700; 70 pooled + 22 direct"
+    )
     assert dataclasses.asdict(budget)["direct_by_use"] == budget.direct_by_use
 
 

@@ -21,10 +21,10 @@ def _run(words: list[str]) -> None:  # each branch imports only what it needs: h
             from orcheo_db.runtime import vault  # noqa: PLC0415
 
             vault.main()
-        case ["pools"]:
+        case ["pools"] | ["pools", _, _]:
             from orcheo_db.runtime import pools  # noqa: PLC0415
 
-            pools.main()
+            pools.main(words[1:])
         case ["backend" | "worker" | "beat"]:
             from orcheo_db.runtime import processes  # noqa: PLC0415
 

@@ -1,4 +1,7 @@
-"""Which connection pools the app's stores open, as JSON: `python -m orcheo_db.runtime pools` in the image, beside a database.
+"""Which connection pools the app's stores open, as JSON, in the image beside a database:
+
+    python -m orcheo_db.runtime pools                   every store that the web app can open
+    python -m orcheo_db.runtime pools RUN WORKSPACE     what a worker opens to execute this pending run
 
 The pool arithmetic of the toolkit (`tuning.pools`) rests on this list; a test compares the two. Every store of the web app is
 asked for its pool the way that the app's own dependencies do it; pools are noted as they are made, with the module that made
@@ -90,11 +93,11 @@ async def open_all() -> None:
             pass
 
 
-def main() -> None:
-    """Print the list."""
+def main(words: list[str]) -> None:
+    """Print the list. `words`: a pending run's id and its workspace's, or nothing."""
     processes.prepare()
     found = record()
-    asyncio.run(open_all())
+    asyncio.run(_get("orcheo_backend.worker.tasks", "execute_run_async")(*words) if words else open_all())
     print(json.dumps(found, indent=2))
     sys.stdout.flush()
     importlib.import_module("os")._exit(0)  # open pools have threads that would only be waited for

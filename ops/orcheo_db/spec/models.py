@@ -44,7 +44,7 @@ class Stack(_Model):
     bind_address: Address
     port: Annotated[int, whole(1, 65535)]
     parts: Annotated[
-        tuple[Literal["app"], ...],
+        tuple[Annotated[Literal["app"], Field(description="app (Orcheo itself), or none")], ...],
         BeforeValidator(unique),
         Field(description='a list of what else runs: ["app"], or [] for the database alone'),
     ] = ()

@@ -202,7 +202,7 @@ def _line(
 ) -> str:
     """The one line of an error: where, key, bad value, what is accepted."""
     key = ".".join(map(str, loc))
-    variable = overridden.get(tuple(map(str, loc)))
+    variable = overridden.get(tuple(map(str, loc[:2])))  # a variable sets a section's key, with all that is in it
     where = f"environment variable {variable}" if variable else f"{source}: {key}"
     return f"{where}: {accepted}" if value is MISSING else f"{where} = {_shown(value)}: expected {accepted}"
 

@@ -52,9 +52,8 @@ def _pools(size: Size, spec: Spec) -> list[Setting]:
         Setting(
             "max_client_conn",
             str(budget.max_client_conn),
-            f"{budget.processes} app processes and one being replaced, {budget.clients_per_process}"
-            " connections each at"
-            f" most, and {budget.other_clients} others, rounded up",
+            f"{budget.backends} backend ({budget.clients_per_backend} connections each at most) and {budget.workers} worker"
+            f" processes ({budget.clients_per_worker} each), a backend being replaced and {budget.other_clients} others, rounded up",
             _POOLS,
         ),
         Setting(

@@ -8,7 +8,8 @@ from orcheo_db.spec import Size, Spec, format_memory
 from orcheo_db.tuning.overrides import check_overrides
 from orcheo_db.tuning.postgresql import reserved_connections
 
-# The pools of one Orcheo process (orcheo 0.46.1, orcheo-backend 0.39.0), each opened by one of its stores.
+# The pools of one backend process (orcheo 0.46.1, orcheo-backend 0.39.0), each opened by one of its stores, as
+# `python -m orcheo_db.runtime pools` lists them in the image (tests/e2e/test_connections.py compares).
 TUNABLE_STORES = (
     "workflow repository",
     "run history",
@@ -28,6 +29,8 @@ FIXED_STORES = (
     "hosted apps: bundles",
 )  # these ignore it
 FIXED_POOL_SIZE = 10
+# The pools of one Celery process: what executing a run opens. (Celery's parent and beat open none.)
+WORKER_STORES = ("workflow repository", "run history", "vault", "langgraph checkpointer", "langgraph store")
 
 APP_LOGINS = 2  # orcheo_app_a and orcheo_app_b: while a password rotates, both have connections
 READ_ONLY_POOL = 4
@@ -58,15 +61,17 @@ LEAST_MEMORY_PER_CONNECTION = 2 << 20
 class PoolBudget:
     """All the numbers, and the problems: one line each, none when it works.
 
-    Clients: processes x clients_per_process (by store) = app_client_connections; with one process being
-    replaced and other_clients they must fit into max_client_conn. Servers: app_pool for each app login,
+    Clients: backends x clients_per_backend (by store) + workers x clients_per_worker = app_client_connections;
+    with one process being replaced and other_clients they must fit into max_client_conn. Servers: app_pool for each app login,
     read_only_pool and monitor_pool are max_db_connections; with the direct ones and the reserved ones they
     must fit into max_connections.
     """
 
-    processes: int
+    backends: int
+    workers: int
     clients_by_store: dict[str, int]
-    clients_per_process: int
+    clients_per_backend: int
+    clients_per_worker: int
     app_client_connections: int
     other_clients: int
     max_client_conn: int
@@ -83,8 +88,8 @@ class PoolBudget:
 
     def __str__(self) -> str:
         return (
-            f"{self.app_client_connections} client connections of {self.processes} app processes within"
-            f" {self.max_client_conn}; {self.max_db_connections} pooled + {self.direct} direct +"
+            f"{self.app_client_connections} client connections of {self.backends} backend ({self.clients_per_backend} each)"
+            f" and {self.workers} worker processes ({self.clients_per_worker} each) within {self.max_client_conn}; {self.max_db_connections} pooled + {self.direct} direct +"
             f" {self.reserved} reserved"
             f" + {self.superuser_reserved} for the superuser within {self.max_connections}"
         )
@@ -98,8 +103,8 @@ def pool_arithmetic(spec: Spec, size: Size) -> PoolBudget:
     """
     check_overrides(size, spec)
     by_store = dict.fromkeys(TUNABLE_STORES, spec.app.pool_max_size) | dict.fromkeys(FIXED_STORES, FIXED_POOL_SIZE)
-    each = sum(by_store.values())
-    processes = spec.app.backend_processes + spec.app.worker_processes
+    backend, worker = sum(by_store.values()), sum(by_store[name] for name in WORKER_STORES)
+    clients = spec.app.backend_processes * backend + spec.app.worker_processes * worker
     reserved = int(_setting(size, spec, "reserved_connections", reserved_connections(size)))
     superuser = int(_setting(size, spec, "superuser_reserved_connections", 3))
     direct = sum(DIRECT.values())
@@ -108,12 +113,14 @@ def pool_arithmetic(spec: Spec, size: Size) -> PoolBudget:
     computed_pool = max(1, min(share, max(20, MOST_PER_CPU * size.cpus)))
     app_pool = int(spec.pgbouncer.get("default_pool_size", computed_pool))
     pooled = APP_LOGINS * app_pool + READ_ONLY_POOL + MONITOR_POOL
-    wanted = (processes + 1) * each + OTHER_CLIENTS
+    wanted = clients + backend + OTHER_CLIENTS
     budget = PoolBudget(
-        processes=processes,
+        backends=spec.app.backend_processes,
+        workers=spec.app.worker_processes,
         clients_by_store=by_store,
-        clients_per_process=each,
-        app_client_connections=processes * each,
+        clients_per_backend=backend,
+        clients_per_worker=worker,
+        app_client_connections=clients,
         other_clients=OTHER_CLIENTS,
         max_client_conn=int(spec.pgbouncer.get("max_client_conn", -(-wanted // 100) * 100)),
         app_pool=app_pool,
@@ -127,6 +134,13 @@ def pool_arithmetic(spec: Spec, size: Size) -> PoolBudget:
         max_connections=size.max_connections,
     )
     budget.problems.extend(_problems(budget, wanted))
+    if spec.app.via == "postgres" and "app" in spec.stack.parts and clients + READ_ONLY_POOL + MONITOR_POOL > free:
+        budget.problems.append(
+            f"app.via = 'postgres' takes the app past the pooler, and its {spec.app.backend_processes} backend ({backend} connections each)"
+            f" and {spec.app.worker_processes} worker processes ({worker} each) may open {clients} connections, but max_connections"
+            f" {size.max_connections} leaves them {free - READ_ONLY_POOL - MONITOR_POOL}: lower app.pool_max_size or the number of"
+            " processes, raise max_connections, or go through pgbouncer"
+        )
     if size.memory * 3 // 4 < size.max_connections * LEAST_MEMORY_PER_CONNECTION:
         budget.problems.append(
             f"{format_memory(size.memory)} of memory less a quarter for shared_buffers is under 2MB for each"
@@ -145,10 +159,9 @@ def _problems(budget: PoolBudget, wanted: int) -> list[str]:
     pools = APP_LOGINS * budget.app_pool + budget.read_only_pool + budget.monitor_pool
     if budget.max_client_conn < wanted:
         found.append(
-            f"PgBouncer takes {budget.max_client_conn} clients (max_client_conn), but {budget.processes}"
-            " app processes"
-            f" and one being replaced, {budget.clients_per_process} each, and {budget.other_clients} others"
-            " may be"
+            f"PgBouncer takes {budget.max_client_conn} clients (max_client_conn), but {budget.backends} backend"
+            f" ({budget.clients_per_backend} connections each) and {budget.workers} worker processes"
+            f" ({budget.clients_per_worker} each), a backend being replaced and {budget.other_clients} others may be"
             f" {wanted}: raise it, or lower app.pool_max_size or the number of processes"
         )
     if budget.max_db_connections == 0 or budget.max_db_connections + outside > budget.max_connections:
