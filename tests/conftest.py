@@ -40,10 +40,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # Unit tests first: a wrong constant should not cost a stack. Disruptive ones last: the others may share the stack.
+    # The app last, because it joins the session's stack; all of one way to the database before the other.
     order = {"unit": 0, "verify": 1, "compose": 2, "external": 3}
     items.sort(
         key=lambda item: (
             order.get(Path(item.path).parent.name, 9),
+            str(item.callspec.params.get("app", ""))
+            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+            else "",
             item.get_closest_marker("disruptive") is not None,
         )
     )

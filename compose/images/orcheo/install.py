@@ -27,6 +27,11 @@ CA_SECRET = Path("/run/secrets/ca")
 TOOLKIT_NEEDS = ("click", "cryptography", "psycopg", "psycopg-pool", "pydantic", "rich", "uvicorn")
 # Test suites of dependencies, 50 MB that no program imports.
 TEST_SUITES = ("pandas/tests", "pyarrow/tests")
+# What old pairs need beside themselves to install today, because a dependency of theirs has moved on without a bound. Each was
+# installed and run; a pair that is not here is tried as it is.
+KNOWN_NEEDS = {
+    ("0.34.0", "0.30.0"): "mcp<2 orcheo-sdk==0.28.0",  # the last bridge release: PostgreSQL and SQLite
+}
 HEADER = re.compile(r"^# orcheo==(?P<orcheo>\S+) orcheo-backend==(?P<backend>\S+) python==(?P<python>\S+)$")
 
 
@@ -48,10 +53,11 @@ def plan(orcheo: str, backend: str, extra: str, lock_text: str, lock_path: Path 
     """Decide between the lock and a fresh resolution.
 
     `extra` is a shell-like list of requirements; words that start with `--` are options of `uv pip install`
-    (`--exclude-newer=2026-01-01`). Any extra means a fresh resolution, because it may contradict the lock.
+    (`--exclude-newer=2026-01-01`). Any extra means a fresh resolution, because it may contradict the lock. Without one, the
+    pair's known needs are its extra.
     """
     pair = f"orcheo {orcheo} + orcheo-backend {backend}"
-    words = shlex.split(extra)
+    words = shlex.split(extra or KNOWN_NEEDS.get((orcheo, backend), ""))
     if not words and locked_pair(lock_text) == (orcheo, backend):
         note = f"{pair}: from {lock_path.name}, hashes required"
         return Plan(("--require-hashes", "--requirement", str(lock_path)), note)

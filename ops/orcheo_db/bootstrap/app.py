@@ -211,6 +211,11 @@ def _app_environment(dsn: str) -> Iterator[None]:
     """The app's own environment, only for this call. Small pools: one after another needs no more."""
     wanted = {
         "ORCHEO_POSTGRES_DSN": dsn,
+        # Bridge releases have SQLite stores too, and those are their default.
+        **{
+            f"ORCHEO_{name}_BACKEND": "postgres"
+            for name in ("CHECKPOINT", "GRAPH_STORE", "REPOSITORY", "CHATKIT", "VAULT")
+        },
         "ORCHEO_POSTGRES_POOL_MIN_SIZE": "1",
         "ORCHEO_POSTGRES_POOL_MAX_SIZE": "2",
         "ORCHEO_POSTGRES_POOL_TIMEOUT": "30",

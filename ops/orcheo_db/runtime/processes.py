@@ -11,6 +11,9 @@ from orcheo_db.runtime import settings, workarounds
 
 PORT = 8000  # inside the container; the port on the host is the spec's
 DRAIN_SECONDS = 35  # the backend gives runs in progress 30 s; Compose waits a little longer (stop_grace_period)
+# Longer than the 60 s that nginx and the clouds' load balancers keep an idle connection: the side that may send must be the
+# first to close, or a request meets a connection that is just going. uvicorn's own 5 s does that to any client that polls.
+KEEP_ALIVE_SECONDS = 75
 # A task that a killed worker had taken comes back after this many seconds. Kombu's default is an hour, in which the run stays
 # pending. A run that is taken twice is executed once: the app skips one that is not pending any more.
 VISIBILITY_SECONDS = 300
@@ -46,6 +49,7 @@ def backend() -> None:
         port=PORT,
         workers=config.backend_processes,
         timeout_graceful_shutdown=DRAIN_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         proxy_headers=False,  # nothing stands in front: a client's own X-Forwarded-For is not to be believed
     )
 

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 SERVICES = ("redis", "backend", "worker", "beat")  # in start order
 VOLUMES = ("apphome", "redis")  # the app's files (attachments, plugins, SQLite), Redis' log of tasks
 BACKENDS = ("CHECKPOINT", "GRAPH_STORE", "REPOSITORY", "WORKSPACE", "CHATKIT", "VAULT", "AUTH_SERVICE_TOKEN")
+# What the bridge releases call otherwise, or keep nowhere unless told: the vault's SQLite file, the service tokens'.
+SQLITE = {
+    "ORCHEO_VAULT_BACKEND": "file",
+    "ORCHEO_AUTH_SERVICE_TOKEN_DB_PATH": "/home/orcheo/.orcheo/service_tokens.sqlite",
+}
 POSTGRES_ONLY = (0, 35)  # from this release of orcheo on there are no SQLite stores
 REDIS_MEMORY = (
     "256MB"  # of which Redis uses three quarters: some 100,000 waiting tasks of 1 kB, and its rewrite's copies
@@ -27,6 +32,7 @@ def environment(spec: Spec) -> dict[str, str]:
     app = spec.app
     return {
         **{f"ORCHEO_{name}_BACKEND": app.storage for name in BACKENDS},
+        **(SQLITE if app.storage == "sqlite" else {}),
         "ORCHEO_POSTGRES_POOL_MIN_SIZE": str(app.pool_min_size),
         "ORCHEO_POSTGRES_POOL_MAX_SIZE": str(app.pool_max_size),
         "ORCHEO_POSTGRES_POOL_TIMEOUT": str(app.pool_timeout),

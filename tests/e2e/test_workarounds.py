@@ -1,0 +1,78 @@
+"""Each of upstream's defects is still there without its workaround, and gone with it.
+
+When one of these fails because the defect is gone, upstream has mended it: take the workaround out of
+`orcheo_db.runtime.workarounds`, or end its range of releases.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from orcheo_db.runtime import workarounds
+from orcheo_db.targets.compose import ComposeTarget
+
+BARE = "from orcheo_db.runtime import settings\nsettings.apply(settings.read_config())\nimport asyncio, json, os\n"
+AGENTENSOR = """
+from orcheo_backend.app.agentensor.checkpoint_store import PostgresAgentensorCheckpointStore
+async def main():
+    store = PostgresAgentensorCheckpointStore(os.environ["ORCHEO_POSTGRES_DSN"])
+    try:
+        await asyncio.wait_for(store.list_checkpoints("none"), 5)
+    except TimeoutError:
+        return "hangs"
+    return "answers"
+print(asyncio.run(main()))
+os._exit(0)
+"""
+# What each of the six stores asks of psycopg, and what a pool then does.
+THRESHOLDS = """
+import psycopg_pool
+seen = []
+construct = psycopg_pool.AsyncConnectionPool.__init__
+def __init__(self, *args, **rest):
+    construct(self, *args, **rest)
+    seen.append(self.kwargs["prepare_threshold"])
+psycopg_pool.AsyncConnectionPool.__init__ = __init__
+from orcheo_backend.app.dependencies import (
+    get_checkpoint_store, get_history_store, get_plugin_installation_store, get_repository)
+from orcheo_backend.app.chatkit_runtime import get_chatkit_server
+from orcheo_backend.app.service_token_repository.postgres_repository import PostgresServiceTokenRepository
+async def main():
+    stores = [get_repository(), get_history_store(), get_checkpoint_store(), get_plugin_installation_store(),
+              get_chatkit_server().store, PostgresServiceTokenRepository(os.environ["ORCHEO_POSTGRES_DSN"])]
+    for store in stores:
+        await store._get_pool()
+asyncio.run(main())
+print(seen)
+os._exit(0)
+"""
+
+
+def python(target: ComposeTarget, script: str) -> str:
+    result = target.run("backend", ["python", "-"], input=BARE + script)
+    assert result.code == 0, result.stderr[-2000:]
+    return result.stdout.strip().splitlines()[-1]
+
+
+def test_agentensors_store_still_waits_for_itself(target: ComposeTarget):
+    assert python(target, AGENTENSOR) == "hangs"
+
+
+def test_agentensors_store_answers_with_the_workaround(target: ComposeTarget):
+    applied = "from orcheo_db.runtime import workarounds\nprint(workarounds.apply(prepared_statements=True))\n"
+    assert python(target, applied + AGENTENSOR) == "answers"
+
+
+def test_six_stores_still_prepare_every_statement(target: ComposeTarget):
+    assert python(target, THRESHOLDS) == "[0, 0, 0, 0, 0, 0]"
+
+
+def test_none_prepares_with_the_workaround(target: ComposeTarget):
+    applied = "from orcheo_db.runtime import workarounds\nworkarounds.apply(prepared_statements=False)\n"
+    assert python(target, applied + THRESHOLDS) == "[None, None, None, None, None, None]"
+
+
+@pytest.mark.parametrize("workaround", [workarounds.AGENTENSOR, workarounds.PREPARED])
+def test_the_default_release_is_one_that_was_looked_at(target: ComposeTarget, workaround):
+    """A new default pair is not silently left without its workarounds."""
+    assert workaround.concerns(target.spec.versions.orcheo_backend)
