@@ -8,7 +8,6 @@ PYTHON ?= python3
 TARGET ?= compose
 SIZE ?=
 WITH ?=
-STEPS ?=
 INSTALL_DOCKER ?= yes
 CONFIRM ?=
 # WITH and SIZE are remembered by `up`; WITH=none goes back to the database alone.
@@ -16,7 +15,7 @@ export ORCHEO_DB_WITH := $(or $(WITH),$(ORCHEO_DB_WITH))
 ORCHEO_DB := .venv/bin/orcheo-db --target $(TARGET) $(if $(SIZE),--size $(SIZE))
 PYTEST := .venv/bin/pytest
 
-.PHONY: help venv up down destroy status dsn psql bootstrap doctor images render bench bench-search test test-unit lint lock
+.PHONY: help venv up down destroy status dsn psql bootstrap doctor images render test test-unit lint lock
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -53,11 +52,6 @@ images: venv ## build the images that are missing or out of date
 
 render: venv ## write the configuration files from ops/spec.toml
 	@$(ORCHEO_DB) render
-
-bench: bench-search ## every benchmark
-
-bench-search: venv ## search at a million history steps, against plain SQL [STEPS=1000000]
-	@$(ORCHEO_DB) bench search $(if $(STEPS),--steps $(STEPS))
 
 test: venv ## run every test (prepares Docker and images itself)
 	@$(PYTEST)

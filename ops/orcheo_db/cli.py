@@ -18,8 +18,6 @@ from docker.errors import DockerException
 from rich.table import Table
 
 from orcheo_db import __version__, app_lifecycle, lifecycle, removal, render
-from orcheo_db.cli_bench import bench
-from orcheo_db.cli_search import search
 from orcheo_db.command import TARGETS, Context, Group, pass_context, running
 from orcheo_db.console import err, out, say
 from orcheo_db.doctor import diagnose
@@ -49,10 +47,6 @@ def cli(context: click.Context, target: str, size: str | None, as_json: bool) ->
     """Production PostgreSQL for Orcheo: one spec, every target."""
     context.obj = Context(target, size, as_json)
     running.append(context.obj)
-
-
-cli.add_command(search)
-cli.add_command(bench)
 
 
 # --- the spec -----------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,5 @@ times at once. It runs inside the `orcheo` image, takes everything from the envi
     roles, objects, pooler, extensions   one group of steps each
     app         the app's own bootstraps
     expected    which tables a release makes; the check afterwards
-    search      the schema for full-text search, with its indexes
     installation, report   what it leaves behind and prints
 """
