@@ -229,6 +229,8 @@ def test_a_taken_port_is_one_line(app: Installation):
     [
         ("ORCHEO_DB_APP_STORAGE", "sqlite", "needs a bridge release"),
         ("ORCHEO_DB_WITH", "monitring", "expected app (Orcheo itself), or none"),
+        ("ORCHEO_VERSION", "9.9.9", "the package index has no orcheo 9.9.9: name a release that exists"),
+        ("ORCHEO_BACKEND_VERSION", "9.9.9", "the package index has no orcheo-backend 9.9.9"),
     ],
 )
 def test_bad_input_is_one_line_and_changes_nothing(app: Installation, variable: str, value: str, words: str):

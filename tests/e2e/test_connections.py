@@ -30,7 +30,7 @@ LANGGRAPH = ["langgraph checkpointer", "langgraph store"]  # both made by one mo
 
 def opened(target: ComposeTarget, *arguments: str) -> dict[str, int]:
     """Store -> largest number of connections, as a process of the real app opens its pools."""
-    result = target.run("backend", ["python", "-m", "orcheo_db.runtime", "pools", *arguments])
+    result = target.run("backend", ["timeout", "120", "python", "-m", "orcheo_db.runtime", "pools", *arguments])
     assert result.code == 0, result.stderr[-2000:]
     pools = json.loads(result.stdout[result.stdout.index("[") :])
     langgraph = iter(LANGGRAPH)
