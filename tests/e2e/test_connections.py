@@ -9,6 +9,7 @@ import pytest
 from orcheo_db.targets.compose import ComposeTarget
 from orcheo_db.tuning import pool_arithmetic
 from orcheo_db.tuning.pools import FIXED_POOL_SIZE, FIXED_STORES, TUNABLE_STORES, WORKER_STORES
+from tests.e2e.api import wait_until
 
 # Which module of the app makes the pool of which store.
 MODULES = {
@@ -81,10 +82,13 @@ def test_celerys_parent_and_beat_open_none(target: ComposeTarget, service):
     result = target.run(service, ["python", "-c", REMOTE_PORTS])
     assert result.code == 0, result.stderr
     ports = set(json.loads(result.stdout))
-    assert 6379 in ports and not ports & {6432, 5432}, ports
+    assert service == "beat" or 6379 in ports  # the worker's parent holds its broker: the method sees connections
+    assert not ports & {6432, 5432}, ports
 
 
 def test_doctor_checks_the_app(app):
+    # The worker that stood still for a test is healthy again after a check or two.
+    wait_until(lambda: app.run("status").code == 0, "every service to be healthy", 90, pause=3)
     ran = app.ok("doctor", "--json")
     found = {check["name"]: check for check in ran.json["checks"]}
     assert found["app answers from the database"]["ok"] and found["vault key"]["ok"]
