@@ -186,14 +186,12 @@ def up(context: Context, install_docker: str, new_secrets: bool, confirm: str | 
         raise UserError(
             f"--new-secrets replaces every password of project {target.project}: confirm with --confirm {target.project}"
         )
-    accepted = os.environ.get(app_lifecycle.ACCEPT_VARIABLE, "")
     outcome = lifecycle.up(
         target,
         install_docker=install_docker == "yes",
         new_secrets=new_secrets,
-        accept_unreadable=int(accepted) if accepted.isdigit() else None,
+        choices=target.store.choices() | context.chosen(),
     )
-    target.store.choose(target.store.choices() | context.chosen())
     seen = lifecycle.probe(target)
     document = {
         "changed": outcome.changed,

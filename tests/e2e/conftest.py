@@ -17,9 +17,9 @@ from tests.compose.conftest import remove_leftovers
 from tests.conftest import Installation, free_port
 from tests.e2e.api import Api, first_party_token
 
-# Past the pooler the app's own pools are all that bounds its connections: 1 backend of 8 x 5 + 60 and 2 workers of 25 are 150 of
-# the 200 that PostgreSQL has in size medium.
-DIRECT = {'via = "pgbouncer"': 'via = "postgres"', "pool_max_size = 20": "pool_max_size = 5"}
+# Past the pooler the app's own pools are all that bounds its connections: 1 backend of 8 x 4 + 60 and 2 workers of 5 x 4 + 10 are
+# 152 of the 200 that PostgreSQL has in size medium.
+DIRECT = {'via = "pgbouncer"': 'via = "postgres"', "pool_max_size = 20": "pool_max_size = 4"}
 
 
 def with_spec(own: Installation, directory: Any, changes: dict[str, str]) -> None:

@@ -53,8 +53,10 @@ def test_the_backends_pools_are_those_of_the_arithmetic(target: ComposeTarget):
 
 
 def test_a_workers_pools_are_those_of_the_arithmetic(api, target: ComposeTarget):
-    """A run executed by the worker's own code in a fresh process, while the real worker stands still."""
+    """A run executed, and a cron trigger dispatched, by the worker's own code in a fresh process, while the real worker stands still."""
     made = api.workflow("counted")
+    config = {"expression": "* * * * *", "timezone": "UTC", "allow_overlapping": True}
+    api.call("PUT", f"/api/workflows/{made['id']}/triggers/cron/config", config)
     worker = target.container("worker")
     assert worker is not None
     worker.pause()
@@ -63,7 +65,9 @@ def test_a_workers_pools_are_those_of_the_arithmetic(api, target: ComposeTarget)
         found = opened(target, run, made["workspace_id"])
     finally:
         worker.unpause()
-    assert found == dict.fromkeys(WORKER_STORES, target.spec.app.pool_max_size)
+    fixed = dict.fromkeys(set(WORKER_STORES) & set(FIXED_STORES), FIXED_POOL_SIZE)
+    assert found == dict.fromkeys(WORKER_STORES, target.spec.app.pool_max_size) | fixed
+    api.call("DELETE", f"/api/workflows/{made['id']}/triggers/cron/config")
     assert api.finished(run)["status"] == "succeeded"
 
 
@@ -112,7 +116,7 @@ def test_doctor_says_when_a_configuration_cannot_work(app, tmp_path):
         ran = app.run("doctor", "--json")
         check = next(check for check in ran.json["checks"] if check["name"] == "pool arithmetic")
         assert ran.code == 1 and not check["ok"]
-        assert "takes 700 clients" in check["found"] and "50 worker processes (100 each)" in check["found"]
+        assert "takes 700 clients" in check["found"] and "50 worker processes (110 connections each)" in check["found"]
         assert app.run("up").code == 2
     finally:
         app.extra = kept

@@ -22,7 +22,7 @@ def values(store: Store) -> dict[str, str]:
 
 
 def test_made_once_private_and_different(store: Store) -> None:
-    assert app_secrets.create(store)
+    assert len(app_secrets.create(store)) == 1
     made = values(store)
     assert len(set(made.values())) == len(app_secrets.APP_SECRETS)
     assert all(len(value) >= 43 for value in made.values())  # 256 bits in base64
@@ -40,13 +40,44 @@ def test_a_given_vault_key_is_taken_at_the_first_start(store: Store, monkeypatch
     assert app_secrets.read(store, app_secrets.VAULT_KEY) == "of-before"
 
 
-@pytest.mark.parametrize("name", app_secrets.APP_SECRETS)
-def test_a_lost_one_is_named(store: Store, name: str) -> None:
+def test_a_lost_vault_key_is_never_made_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     app_secrets.create(store)
-    app_secrets.path(store, name).unlink()
-    with pytest.raises(UserError, match=rf"missing in .*: {name}: restore"):
+    app_secrets.path(store, app_secrets.VAULT_KEY).unlink()
+    with pytest.raises(UserError, match=r"vault\.key is gone, and no other key opens the credentials"):
         app_secrets.create(store)
-    assert not app_secrets.path(store, name).exists()
+    assert not app_secrets.path(store, app_secrets.VAULT_KEY).exists()
+    monkeypatch.setenv(app_secrets.KEY_VARIABLE, "found-again")
+    app_secrets.create(store)
+    assert app_secrets.read(store, app_secrets.VAULT_KEY) == "found-again"
+
+
+@pytest.mark.parametrize("name", [name for name in app_secrets.APP_SECRETS if name != app_secrets.VAULT_KEY])
+def test_another_lost_one_is_made_anew_and_said(store: Store, name: str) -> None:
+    app_secrets.create(store)
+    before = values(store)
+    app_secrets.path(store, name).unlink()
+    assert app_secrets.create(store) == [f"{name} of the app was missing and is another one now"]
+    after = values(store)
+    assert after[name] != before[name] and {**after, name: ""} == {**before, name: ""}
+    assert after[app_secrets.BOOTSTRAP_TOKEN] in app_secrets.path(store, app_secrets.HEADER).read_text()
+
+
+def test_the_header_for_curl_is_made_again(store: Store) -> None:
+    app_secrets.create(store)
+    app_secrets.path(store, app_secrets.HEADER).unlink()
+    assert app_secrets.create(store) == []
+    assert app_secrets.path(store, app_secrets.HEADER).is_file()
+
+
+def test_a_key_from_a_file_stands_in_no_history(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "vault.key").write_text("from-a-file\n")
+    monkeypatch.setenv(app_secrets.KEY_FILE_VARIABLE, str(tmp_path / "vault.key"))
+    app_secrets.create(store)
+    assert app_secrets.read(store, app_secrets.VAULT_KEY) == "from-a-file"
+    for content in (None, ""):
+        (tmp_path / "vault.key").unlink() if content is None else (tmp_path / "vault.key").write_text(content)
+        with pytest.raises(UserError, match=f"{app_secrets.KEY_FILE_VARIABLE}="):
+            app_secrets.given_key()
 
 
 def test_a_start_that_was_killed_half_way_goes_on(store: Store) -> None:

@@ -9,12 +9,14 @@ import pytest
 
 from orcheo_db import app_secrets
 from orcheo_db.errors import UserError
-from orcheo_db.preflight import check_storage
+from orcheo_db.preflight import check_memory, check_storage
+from orcheo_db.render.app import app_environment, redis_conf
 from orcheo_db.secrets import Store
 from orcheo_db.spec import load_spec
 from orcheo_db.targets import app
 from orcheo_db.targets.compose import ComposeTarget
 from orcheo_db.targets.external import ExternalTarget
+from orcheo_db.tuning import app_limits
 
 SPEC = load_spec(env={})
 
@@ -29,7 +31,7 @@ def target(
 
 
 def test_every_store_is_on_postgresql_and_nothing_is_deleted_unasked() -> None:
-    found = app.environment(SPEC)
+    found = app_environment(SPEC)
     assert {value for name, value in found.items() if name.endswith("_BACKEND")} == {"postgres"}
     assert sum(name.endswith("_BACKEND") for name in found) == 7  # the plan's subsystems, workspaces, graph store
     assert found["ORCHEO_TRACE_RETENTION_DAYS"] == "0" and int(found["ORCHEO_CHATKIT_RETENTION_DAYS"]) > 36000
@@ -38,7 +40,7 @@ def test_every_store_is_on_postgresql_and_nothing_is_deleted_unasked() -> None:
 
 
 def test_the_configuration_rollback_is_a_matter_of_variables(tmp_path: Path) -> None:
-    found = app.environment(target(tmp_path, storage="sqlite").spec)
+    found = app_environment(target(tmp_path, storage="sqlite").spec)
     assert found["ORCHEO_REPOSITORY_BACKEND"] == found["ORCHEO_CHECKPOINT_BACKEND"] == "sqlite"
     assert found["ORCHEO_VAULT_BACKEND"] == "file"  # the bridge's word for a SQLite file
 
@@ -57,18 +59,18 @@ def test_sqlite_is_for_bridge_releases(tmp_path: Path, orcheo: str, allowed: boo
 
 def test_own_variables_of_the_spec_reach_the_app(tmp_path: Path) -> None:
     assert (
-        app.environment(target(tmp_path, environment={"ORCHEO_LOG_LEVEL": "DEBUG"}).spec)["ORCHEO_LOG_LEVEL"] == "DEBUG"
+        app_environment(target(tmp_path, environment={"ORCHEO_LOG_LEVEL": "DEBUG"}).spec)["ORCHEO_LOG_LEVEL"] == "DEBUG"
     )
 
 
 def test_redis_keeps_every_task_and_knows_a_password() -> None:
-    lines = app.redis_conf("secret").decode().splitlines()
+    lines = redis_conf("secret").decode().splitlines()
     for line in (
         "requirepass secret",
         "appendonly yes",
         "appendfsync always",
         "maxmemory-policy noeviction",
-        f"maxmemory {192 << 20}",
+        f"maxmemory {128 << 20}",
     ):
         assert line in lines
 
@@ -97,7 +99,7 @@ def test_the_apps_way_to_the_database(tmp_path: Path) -> None:
 
 
 def test_memory_follows_from_the_processes(tmp_path: Path) -> None:
-    found = app.limits(target(tmp_path, backend_processes=2, worker_processes=3).spec)
+    found = app_limits(target(tmp_path, backend_processes=2, worker_processes=3).spec)
     assert found["BACKEND_MEMORY"] == 2 << 30
     assert found["WORKER_MEMORY"] == 4 << 30  # Celery's parent too
 
@@ -115,3 +117,13 @@ def test_the_apps_files_hold_no_secret_in_their_configuration(tmp_path: Path) ->
         "secrets/ca.crt",
     } <= set(files)
     assert "secrets/orcheo_app_b.password" not in files and "secrets/orcheo_admin.password" not in files
+
+
+def test_the_apps_memory_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that holds the database alone does not hold the app beside it."""
+    monkeypatch.setattr(
+        "orcheo_db.preflight.os.sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2 * 2**18}[name]
+    )
+    check_memory(target(tmp_path, parts=()))
+    with pytest.raises(UserError, match=r"needs 2\.0 GB of memory, the app 4\.8 GB .* this machine has 2\.0 GB"):
+        check_memory(target(tmp_path))

@@ -1,7 +1,7 @@
 """Which connection pools the app's stores open, as JSON, in the image beside a database:
 
     python -m orcheo_db.runtime pools                   every store that the web app can open
-    python -m orcheo_db.runtime pools RUN WORKSPACE     what a worker opens to execute this pending run
+    python -m orcheo_db.runtime pools RUN WORKSPACE     what a worker opens to execute this pending run and to dispatch cron triggers
 
 The pool arithmetic of the toolkit (`tuning.pools`) rests on this list; a test compares the two. Every store of the web app is
 asked for its pool the way that the app's own dependencies do it; pools are noted as they are made, with the module that made
@@ -106,7 +106,11 @@ def main(words: list[str]) -> None:
         _open_blocking()
 
     async def listed() -> None:
-        await (_get("orcheo_backend.worker.tasks", "execute_run_async")(*words) if words else _open_all())
+        if words:
+            await _get("orcheo_backend.worker.tasks", "execute_run_async")(*words)
+            await _get("orcheo_backend.worker.tasks", "_dispatch_cron_triggers_async")()
+        else:
+            await _open_all()
         print(json.dumps(found, indent=2), flush=True)
         os._exit(0)  # the open pools have threads and tasks that would only be waited for
 
