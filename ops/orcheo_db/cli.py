@@ -24,6 +24,7 @@ from orcheo_db.doctor import diagnose
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.host import ensure_docker
 from orcheo_db.images import ensure_images
+from orcheo_db.search.command import search_command
 from orcheo_db.secrets import ROLES
 from orcheo_db.shell import open_psql
 from orcheo_db.spec import STORAGE_KINDS, load_spec
@@ -47,6 +48,9 @@ def cli(context: click.Context, target: str, size: str | None, as_json: bool) ->
     """Production PostgreSQL for Orcheo: one spec, every target."""
     context.obj = Context(target, size, as_json)
     running.append(context.obj)
+
+
+cli.add_command(search_command)
 
 
 # --- the spec -----------------------------------------------------------------------------------------------------------------
