@@ -21,6 +21,7 @@ SCHEMA, APP_SCHEMA = "orcheo_search", "public"
 FORMAT = 1
 SOURCES = ("execution_history", "execution_history_steps", "chat_threads", "chat_messages", "workflows")
 FILL_SECONDS = 240.0  # of the init job's 900; what is left over comes with `orcheo-db search --refresh`
+LONGEST = 3600.0  # seconds for one batch where there is no deadline
 BATCH = 2000  # steps a transaction: some hundred ms, so that a lock is never held for long
 INDEXERS: tuple[LiteralString, ...] = ("index_workflows", "index_threads", "index_executions")
 # A pending list is read by every search: kept small, 512 kB (the default is 4 MB).
@@ -166,7 +167,10 @@ def catch_up(
             query = sql.SQL("SELECT next, written FROM {}(%s, %s, %s)").format(sql.Identifier(schema, name))
             try:
                 with conn.transaction():
-                    conn.execute("SELECT set_config('statement_timeout', %s, true)", (f"{max(1, int(left * 1000))}ms",))
+                    conn.execute(
+                        "SELECT set_config('statement_timeout', %s, true)",
+                        (f"{max(1, int(min(left, LONGEST) * 1000))}ms",),
+                    )
                     row = conn.execute(query, (after, batch, everything)).fetchone()
             except (errors.QueryCanceled, errors.LockNotAvailable):  # the time is up; this batch is undone
                 return total, False

@@ -101,14 +101,8 @@ def search(conn: Connection, request: Request, *, fresh_seconds: float = FRESH_S
     indexed, complete = _freshen(conn, fresh_seconds)
     fresh = time.monotonic()
     if request.similar:
-        scope = _with_query(conn, scope)  # the words may have come with the documents
-    with conn.transaction():
-        # JIT compiles for longer than these queries run; nothing here should outlast a person's patience.
-        conn.execute(
-            "SELECT set_config('jit', 'off', true), set_config('statement_timeout', %s, true)", (QUERY_TIMEOUT,)
-        )
-        hits, more = pages.gather(conn, scope)
-        rows = _texts(conn, scope, hits)
+        scope = with_query(conn, scope)  # the words may have come with the documents
+    hits, more, rows = page(conn, scope)
     behind: int | None = 0
     if not complete:
         try:
@@ -118,6 +112,17 @@ def search(conn: Connection, request: Request, *, fresh_seconds: float = FRESH_S
     cursor = encode(hits[-1].at, hits[-1].id) if more else None
     seconds = {"fresh": round(fresh - started, 4), "query": round(time.monotonic() - fresh, 4)}
     return Answer(rows, cursor, indexed, complete, behind, seconds)
+
+
+def page(conn: Connection, scope: Scope) -> tuple[list[Hit], bool, list[Found]]:
+    """The hits of one page, whether there are more, and the hits with their texts."""
+    with conn.transaction():
+        # JIT compiles for longer than these queries run; nothing here should outlast a person's patience.
+        conn.execute(
+            "SELECT set_config('jit', 'off', true), set_config('statement_timeout', %s, true)", (QUERY_TIMEOUT,)
+        )
+        hits, more = pages.gather(conn, scope)
+        return hits, more, _texts(conn, scope, hits)
 
 
 def _freshen(conn: Connection, seconds: float) -> tuple[int, bool]:
@@ -153,10 +158,15 @@ def resolve(
             where = f" in workspace {request.workspace}" if workspace else ""
             raise UserError(f"there is no workflow {request.workflow!r}{where}: give an id or a handle")
     scope = Scope(request, None, workspace, tuple(workflows), schema, app_schema)
-    return _with_query(conn, scope) if request.query else scope
+    return with_query(conn, scope) if request.query else scope
 
 
-def _with_query(conn: Connection, scope: Scope) -> Scope:
+def with_query(conn: Connection, scope: Scope) -> Scope:
+    """The scope with its words parsed (or, for similar ones, expanded).
+
+    Raises:
+        UserError: no word in it, or no pg_trgm.
+    """
     text = scope.request.query
     function: sql.Composable = sql.SQL("websearch_to_tsquery('pg_catalog.simple', %s)")
     if scope.request.similar:
