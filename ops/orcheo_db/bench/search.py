@@ -27,6 +27,7 @@ APP, SEARCH = "orcheo_bench", "orcheo_bench_search"
 AIM_MS = 100.0  # issue 3: p95 at a million steps
 RUNS, BASELINE_RUNS = 40, 2  # the baseline takes seconds a question
 STEPS_PER_EXECUTION = 20
+SYLLABLES = tuple("ba re mi to lu ka ne si do vu pra sten ork ling fro chal ter mon dis que".split())
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def _measure(conn: Connection, steps: int) -> dict[str, Any]:
     text = (resources.files("orcheo_db.bench") / "search_data.sql").read_text(encoding="utf-8")
     conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(APP)))
     count = sql.Literal(max(1, steps // STEPS_PER_EXECUTION))
-    conn.execute(sql.SQL(text).format(app=sql.Identifier(APP), executions=count))  # type: ignore[arg-type]
+    conn.execute(sql.SQL(text).format(app=sql.Identifier(APP), executions=count, syllables=sql.Literal(list(SYLLABLES))))  # type: ignore[arg-type]
     conn.execute("VACUUM (ANALYZE)" + ",".join(f" {APP}.{name}" for name in index.SOURCES))  # type: ignore[arg-type]
     seconds["rows"] = round(time.monotonic() - started, 1)
     say("indexing …")
@@ -77,7 +78,7 @@ def _measure(conn: Connection, steps: int) -> dict[str, Any]:
     seconds["index"] = round(time.monotonic() - started, 1)
     conn.execute(sql.SQL("VACUUM (ANALYZE) {}").format(sql.Identifier(SEARCH, "documents")))
     results = []
-    for question in questions(_words(conn), _middle(conn)):
+    for question in questions([word_of(rank) for rank in range(1, 50001)], _middle(conn)):
         say(f"{question.name} …")
         results.append(_ask(conn, question))
     fresh = [
@@ -108,10 +109,12 @@ def _measure(conn: Connection, steps: int) -> dict[str, Any]:
     }
 
 
-def _words(conn: Connection) -> list[str]:
-    row = conn.execute(sql.SQL("SELECT words FROM {}").format(sql.Identifier(APP, "vocabulary"))).fetchone()
-    assert row is not None
-    return list(row[0])
+def word_of(rank: int) -> str:
+    """The made-up word of a rank, as search_data.sql makes it."""
+    parts = [rank % 20, rank // 20 % 20]
+    parts += [rank // 400 % 20] if rank >= 400 else []
+    parts += [rank // 8000 % 20] if rank >= 8000 else []
+    return "".join(SYLLABLES[part] for part in parts)
 
 
 def _middle(conn: Connection) -> str:

@@ -6,14 +6,12 @@ CREATE TABLE {app}.execution_history_steps (LIKE public.execution_history_steps 
 CREATE TABLE {app}.chat_threads (LIKE public.chat_threads INCLUDING ALL);
 CREATE TABLE {app}.chat_messages (LIKE public.chat_messages INCLUDING ALL);
 CREATE TABLE {app}.workspaces (LIKE public.workspaces INCLUDING ALL);
-CREATE TABLE {app}.vocabulary (words text[]);
-INSERT INTO {app}.vocabulary
-SELECT array_agg((SELECT string_agg(('{{ba,re,mi,to,lu,ka,ne,si,do,vu,pra,sten,ork,ling,fro,chal,ter,mon,dis,que}}'::text[])
-                                    [1 + ((n / power(20, i)::int) % 20)], '' ORDER BY i)
-                    FROM generate_series(0, CASE WHEN n < 400 THEN 1 WHEN n < 8000 THEN 2 ELSE 3 END) i) ORDER BY n)
-  FROM generate_series(1, 50000) n;
 CREATE FUNCTION {app}.sentence(seed bigint, many integer) RETURNS text LANGUAGE sql VOLATILE
-AS $$ SELECT string_agg(v.words[floor(exp(random() * ln(50000)))::int], ' ') FROM {app}.vocabulary v, generate_series(1, many) WHERE seed > 0 $$;
+AS $$
+    SELECT string_agg(a[1 + r % 20] || a[1 + r / 20 % 20] || CASE WHEN r >= 400 THEN a[1 + r / 400 % 20] ELSE '' END
+                      || CASE WHEN r >= 8000 THEN a[1 + r / 8000 % 20] ELSE '' END, ' ')
+      FROM (SELECT floor(exp(random() * ln(50000)))::int AS r, {syllables}::text[] AS a FROM generate_series(1, many) WHERE seed > 0 OFFSET 0) x
+$$;
 INSERT INTO {app}.execution_history (execution_id, workflow_id, workspace_id, inputs, status, started_at, completed_at)
 SELECT md5('e' || n)::uuid::text, 'workflow-' || n % 200, 'workspace-' || floor(20 * power(random(), 2))::int,
        jsonb_build_object('topic', {app}.sentence(n, 4)), CASE WHEN n % 20 = 0 THEN 'error' ELSE 'completed' END,
