@@ -68,7 +68,9 @@ def _measure(conn: Connection, steps: int) -> dict[str, Any]:
     text = (resources.files("orcheo_db.bench") / "search_data.sql").read_text(encoding="utf-8")
     conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(APP)))
     count = sql.Literal(max(1, steps // STEPS_PER_EXECUTION))
-    conn.execute(sql.SQL(text).format(app=sql.Identifier(APP), executions=count, syllables=sql.Literal(list(SYLLABLES))))  # type: ignore[arg-type]
+    conn.execute(
+        sql.SQL(text).format(app=sql.Identifier(APP), executions=count, syllables=sql.Literal(list(SYLLABLES)))
+    )  # type: ignore[arg-type]
     conn.execute("VACUUM (ANALYZE)" + ",".join(f" {APP}.{name}" for name in index.SOURCES))  # type: ignore[arg-type]
     seconds["rows"] = round(time.monotonic() - started, 1)
     say("indexing …")
