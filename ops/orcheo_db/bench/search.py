@@ -27,7 +27,28 @@ APP, SEARCH = "orcheo_bench", "orcheo_bench_search"
 AIM_MS = 100.0  # issue 3: p95 at a million steps
 RUNS, BASELINE_RUNS = 40, 2  # the baseline takes seconds a question
 STEPS_PER_EXECUTION = 20
-SYLLABLES = tuple("ba re mi to lu ka ne si do vu pra sten ork ling fro chal ter mon dis que".split())
+SYLLABLES = (
+    "ba",
+    "re",
+    "mi",
+    "to",
+    "lu",
+    "ka",
+    "ne",
+    "si",
+    "do",
+    "vu",
+    "pra",
+    "sten",
+    "ork",
+    "ling",
+    "fro",
+    "chal",
+    "ter",
+    "mon",
+    "dis",
+    "que",
+)
 
 
 @dataclass(frozen=True)
@@ -70,8 +91,8 @@ def _measure(conn: Connection, steps: int) -> dict[str, Any]:
     count = sql.Literal(max(1, steps // STEPS_PER_EXECUTION))
     conn.execute(
         sql.SQL(text).format(app=sql.Identifier(APP), executions=count, syllables=sql.Literal(list(SYLLABLES)))
-    )  # type: ignore[arg-type]
-    conn.execute("VACUUM (ANALYZE)" + ",".join(f" {APP}.{name}" for name in index.SOURCES))  # type: ignore[arg-type]
+    )
+    conn.execute("VACUUM (ANALYZE)" + ",".join(f" {APP}.{name}" for name in index.SOURCES))
     seconds["rows"] = round(time.monotonic() - started, 1)
     say("indexing …")
     started = time.monotonic()
@@ -197,7 +218,7 @@ def _ask(conn: Connection, question: Question) -> dict[str, Any]:
         like = request.query.strip('"') if request.query.startswith('"') else parts[0]
         values = {"like": f"%{like}%", "second": f"%{parts[-1]}%", "filter": request.filter}
         try:
-            slow.append(_timed(lambda values=values: conn.execute(question.baseline, values).fetchall()))  # type: ignore[misc,arg-type]
+            slow.append(_timed(lambda values=values: conn.execute(question.baseline, values).fetchall()))  # type: ignore[misc]
         except psycopg.errors.QueryCanceled:
             slow.append(60000.0)
     found = _percentiles(times)

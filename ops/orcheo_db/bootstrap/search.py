@@ -97,10 +97,9 @@ def build(
         "reader": sql.Identifier(reader or ""),
         "trgm": sql.Identifier(trgm or ""),
     }
-    files = ["search_tables", "search_functions"]
-    files += ["search_similar"] if trgm else []
-    files += ["search_grants"] if reader else []
-    parts = [statement(name, **names) for name in files]
+    parts = [statement("search_tables", **names), statement("search_functions", **names)]
+    parts += [statement("search_similar", **names)] if trgm else []
+    parts += [statement("search_grants", **names)] if reader else []
     mark = f"orcheo-db search format {FORMAT} "
     wanted = mark + hashlib.sha256("".join(part.as_string(conn) for part in parts).encode()).hexdigest()[:16]
     comment, _, valid, broken, tables, functions = conn.execute(_STATE, (schema,)).fetchone() or ("", "", [], [], 0, 0)
