@@ -101,6 +101,20 @@ def test_every_kind_is_found_with_its_text(db, mark):
     assert found(db, f"{mark} -sensor", kinds=("step",)) == []
 
 
+def test_huge_and_deep_documents(db, mark):
+    """ORCHEO.md: 5 MB and depth 200 occur. A tsvector holds 1 MB."""
+    deep: Any = mark
+    for _ in range(200):
+        deep = {"n": [deep]}
+    execution(db, f"{mark}-e", mark, 0)
+    huge = {"first": mark, "words": [f"{number:x}word" for number in range(400_000)], "long": "y" * 3_000_000}
+    for number, payload in enumerate((deep, huge, mark, [mark])):
+        row = (f"{mark}-e", number, json.dumps(payload))
+        db.execute("INSERT INTO execution_history_steps VALUES (%s, %s, now(), %s)", row)
+    assert {part for _, _, part in found(db, mark, kinds=("step",))} == {0, 1, 2, 3}
+    assert found(db, "", kinds=("step",), filter=json.dumps({"first": mark})) == [("step", f"{mark}-e", 1)]
+
+
 def test_edited_and_deleted_rows(db, mark):
     thread(db, f"{mark}-t")
     message(db, f"{mark}-t", f"{mark}-m", f"{mark} before")

@@ -78,7 +78,9 @@ def refresh(conn: Connection, on_batch: Callable[[int], None] | None = None) -> 
 
     The numbers are documents written, documents removed and sources still behind.
     """
-    row = conn.execute(sql.SQL("SELECT {}()").format(sql.Identifier(index.SCHEMA, "prune"))).fetchone()
+    with conn.transaction():  # one pass over everything: the server's usual statement_timeout is for less
+        conn.execute("SELECT set_config('statement_timeout', %s, true)", (f"{index.LONGEST:.0f}s",))
+        row = conn.execute(sql.SQL("SELECT {}()").format(sql.Identifier(index.SCHEMA, "prune"))).fetchone()
     removed = row[0] if row else 0
     written, _ = index.catch_up(conn, everything=True, deadline=float("inf"), on_batch=on_batch)
     return {"indexed": written, "removed": removed, "pending": pending(conn)}
@@ -106,7 +108,9 @@ def search(conn: Connection, request: Request, *, fresh_seconds: float = FRESH_S
     behind: int | None = 0
     if not complete:
         try:
-            behind = pending(conn)
+            with conn.transaction():
+                conn.execute("SELECT set_config('statement_timeout', %s, true)", (f"{FRESH_SECONDS:.0f}s",))
+                behind = pending(conn)
         except errors.QueryCanceled:
             behind = None
     cursor = encode(hits[-1].at, hits[-1].id) if more else None

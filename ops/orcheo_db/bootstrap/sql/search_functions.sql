@@ -57,7 +57,7 @@ AS $$
 DECLARE
     todo text[]; full_batch boolean; last_picked text; vectors tsvector[];
 BEGIN
-    PERFORM pg_advisory_xact_lock(1330791490, 7);
+    PERFORM pg_advisory_xact_lock(1330791490, {lock});
     IF everything THEN
         SELECT array_agg(execution_id ORDER BY execution_id) INTO todo FROM (
             SELECT h.execution_id FROM {app}.execution_history h LEFT JOIN {search}.executions s USING (execution_id)
@@ -135,7 +135,7 @@ AS $$
 DECLARE
     todo text[]; vectors tsvector[]; since timestamptz;
 BEGIN
-    PERFORM pg_advisory_xact_lock(1330791490, 7);
+    PERFORM pg_advisory_xact_lock(1330791490, {lock});
     -- The app sets updated_at with every change of a thread's messages, in the same transaction. An hour back: for transactions that
     -- were open then, and for clocks that differ.
     SELECT at - interval '1 hour' INTO since FROM {search}.caught_up;
@@ -185,7 +185,7 @@ AS $$
 DECLARE
     vectors tsvector[];
 BEGIN
-    PERFORM pg_advisory_xact_lock(1330791490, 7);
+    PERFORM pg_advisory_xact_lock(1330791490, {lock});
     WITH done AS (
         INSERT INTO {search}.documents (kind, source, workspace_id, workflow_id, at, version, tsv, doc)
         SELECT 'workflow', w.id, w.workspace_id, w.id, w.updated_at, w.xmin::text::bigint,
@@ -207,7 +207,7 @@ AS $$
 DECLARE
     total bigint := 0; n bigint;
 BEGIN
-    PERFORM pg_advisory_xact_lock(1330791490, 7);
+    PERFORM pg_advisory_xact_lock(1330791490, {lock});
     DELETE FROM {search}.documents d WHERE kind = 'step'
        AND NOT EXISTS (SELECT FROM {app}.execution_history_steps t WHERE t.execution_id = d.source AND t.step_index = d.part);
     GET DIAGNOSTICS n = ROW_COUNT; total := total + n;
