@@ -1,9 +1,9 @@
 -- 'simple' and not 'english' (which the app's own chat index uses): identifiers, error texts and other languages are found as they
--- are written. Bounds: a tsvector holds 1 MB, so 16,384 characters of a document's text are indexed; of a document that takes more
+-- are written. Bounds: a tsvector holds 1 MB, so 16,384 characters of a document's text are indexed, and at most 8,192 of one value (it must not crowd out the rest); of a document that takes more
 -- than 64 kB (as stored) filters see the top level's scalars.
 CREATE OR REPLACE FUNCTION {search}.flat(doc jsonb) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$
-    SELECT left(coalesce(string_agg(left(v #>> '{{}}', 16384), ' '), ''), 16384)
+    SELECT left(coalesce(string_agg(left(v #>> '{{}}', 8192), ' '), ''), 16384)
       FROM (SELECT v FROM jsonb_path_query(doc, 'strict $.** ? (@.type() == "string" || @.type() == "number")') v LIMIT 4000) x
 $$;
 CREATE OR REPLACE FUNCTION {search}.step_text(payload jsonb) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
