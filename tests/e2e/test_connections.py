@@ -116,7 +116,7 @@ def test_doctor_says_when_a_configuration_cannot_work(app, tmp_path):
         ran = app.run("doctor", "--json")
         check = next(check for check in ran.json["checks"] if check["name"] == "pool arithmetic")
         assert ran.code == 1 and not check["ok"]
-        assert "takes 700 clients" in check["found"] and "50 worker processes (110 connections each)" in check["found"]
+        assert "takes 700 clients" in check["found"] and "50 worker processes (110 each)" in check["found"]
         assert app.run("up").code == 2
     finally:
         app.extra = kept

@@ -403,7 +403,7 @@ def test_pgbouncer_takes_the_budgets_numbers(size: Size) -> None:
         (
             {"pgbouncer": {"max_client_conn": "600"}},
             "small",
-            ["takes 600 clients", "220 connections each", "110 connections each", "may be 700"],
+            ["takes 600 clients", "220 connections each", "110 each", "may be 700"],
         ),
         (
             {"pgbouncer": {"max_db_connections": "90"}},
