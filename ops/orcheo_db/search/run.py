@@ -121,9 +121,11 @@ def search(conn: Connection, request: Request, *, fresh_seconds: float = FRESH_S
 def page(conn: Connection, scope: Scope) -> tuple[list[Hit], bool, list[Found]]:
     """The hits of one page, whether there are more, and the hits with their texts."""
     with conn.transaction():
-        # JIT compiles for longer than these queries run; nothing here should outlast a person's patience.
+        # JIT compiles for longer than these queries run; nothing here should outlast a person's patience; a bitmap of a common
+        # word's rows that does not fit into work_mem forgets which they are and has whole pages checked again.
         conn.execute(
-            "SELECT set_config('jit', 'off', true), set_config('statement_timeout', %s, true)", (QUERY_TIMEOUT,)
+            "SELECT set_config('jit', 'off', true), set_config('work_mem', '64MB', true), set_config('statement_timeout', %s, true)",
+            (QUERY_TIMEOUT,),
         )
         hits, more = pages.gather(conn, scope)
         return hits, more, _texts(conn, scope, hits)
