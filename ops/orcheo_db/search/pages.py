@@ -3,8 +3,9 @@
 Newest first. The planner can't know whether a word is in the newest rows or only in old ones, and guesses (LIMIT makes it walk the
 time index through a million rows for a word of last year). So there are two fixed ways: first the newest `WINDOW` rows that fit the
 plain filters are read in order, which finds every common word; what that leaves is looked up in the GIN index, in a materialized CTE
-that keeps the planner from the first way: among the newest `RECENT` rows, then in all. Many questions are rare only as a whole (a phrase
-of common words, a word and a filter), and the index then gives far more rows to check than a page needs.
+that keeps the planner from the first way: among the newest `RECENT` rows, then in as much of the past as their density says, then in all.
+Many questions are rare only as a whole (a phrase of common words, a word and a filter), and the index then gives far more rows to check
+than a page needs.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ WINDOW = 4000  # rows: some 10 ms; a word in one of 200 rows fills a page of 20 
 RECENT = (
     50_000  # rows: finding where they begin takes some 10 ms, and a page of 20 comes of what is in one row of 2,500
 )
+MOST_EARLIER = 6.0  # times RECENT: beyond, everything is not much more
 COLUMNS = sql.SQL("d.id, d.at, d.kind, d.source, d.part, d.parent, d.workspace_id, d.workflow_id")
 # Retention and people delete; a row whose source is gone is never shown.
 ALIVE = sql.SQL("""CASE h.kind
@@ -147,11 +149,13 @@ def gather(conn: Connection, scope: Scope) -> tuple[list[Hit], bool]:
         found = [hit for hit in hits if hit.alive]
         if len(found) >= wanted:
             return found[: wanted - 1], True
-        if since := _recent(conn, scope):
+        since = _recent(conn, scope)
+        while since:
             hits = _look(conn, scope, scope.request.after, wanted * 2, window=False, since=since)
             found = [hit for hit in hits if hit.alive]
             if len(found) >= wanted:
                 return found[: wanted - 1], True
+            since = _earlier(conn, scope, since, wanted / len(found)) if found else None
     found, after = [], scope.request.after
     while True:
         hits = _look(conn, scope, after, wanted * 2, window=False)
@@ -169,6 +173,27 @@ def _recent(conn: Connection, scope: Scope) -> str | None:
     )
     order = sql.SQL(" ORDER BY d.at DESC, d.id DESC OFFSET {} LIMIT 1").format(sql.Literal(RECENT))
     row = conn.execute(query + _where(plain) + order, values).fetchone()
+    return str(row[0]) if row else None
+
+
+def _earlier(conn: Connection, scope: Scope, since: str, lack: float) -> str | None:
+    """A moment before `since` by which `lack` times as much should be found, and half as much again; None: look at everything.
+
+    The density of a question's rows in time is taken to be what it was so far. None also for a density that leaves little out, or a
+    span of a century (year 1 and year 9999 occur).
+    """
+    if lack > MOST_EARLIER:
+        return None
+    top = scope.request.after[0] if scope.request.after else None
+    plain, values = _plain(scope, None)
+    newest = sql.SQL("SELECT max(d.at) AT TIME ZONE 'UTC' FROM {} d").format(
+        sql.Identifier(scope.schema, "documents")
+    ) + _where(plain)
+    query = sql.SQL(
+        "WITH span AS (SELECT least(%(top)s::timestamp, ({})) AS top, %(since)s::timestamp AS since)"
+        " SELECT (since - (top - since) * {})::text FROM span WHERE top > since AND top - since < interval '36500 days'"
+    ).format(newest, sql.Literal(lack * 1.5 - 1))
+    row = conn.execute(query, values | {"top": top, "since": since}).fetchone()
     return str(row[0]) if row else None
 
 
