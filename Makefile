@@ -15,7 +15,7 @@ export ORCHEO_DB_WITH := $(or $(WITH),$(ORCHEO_DB_WITH))
 ORCHEO_DB := .venv/bin/orcheo-db --target $(TARGET) $(if $(SIZE),--size $(SIZE))
 PYTEST := .venv/bin/pytest
 
-.PHONY: help venv up down destroy status dsn psql bootstrap doctor images render test test-unit lint lock
+.PHONY: help venv up down destroy status dsn psql bootstrap doctor bench-search images render test test-unit lint lock
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ bootstrap: venv ## run the init job again (roles, grants, extensions, schema)
 
 doctor: venv ## check the running tier against the spec
 	@$(ORCHEO_DB) doctor
+
+bench-search: venv ## measure orcheo-db search on a million history steps (some minutes; in schemas of its own)
+	@$(ORCHEO_DB) bench search
 
 images: venv ## build the images that are missing or out of date
 	@$(ORCHEO_DB) images --install-docker $(INSTALL_DOCKER)

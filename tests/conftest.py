@@ -120,7 +120,7 @@ class Installation:
         return ran
 
     def target(self) -> ComposeTarget:
-        spec = load_spec(env=self.env)
+        spec = load_spec(env={**self.env, **Store(self.state).choices(), **{k: v for k, v in self.extra.items() if v}})
         kind = ComposeTarget if self.kind == "compose" else ExternalTarget
         return kind(spec, spec.size(None), Store(self.state))
 

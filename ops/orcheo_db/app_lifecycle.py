@@ -35,9 +35,8 @@ def start_app(target: ComposeTarget, accept_unreadable: int | None = None) -> li
     """
     done = []
     if not is_current(target):
-        if replaced := check_vault_key(target, accept_unreadable):
-            done.append(replaced)
-        mounts.install(target.app_mounts(), target.store.path / "mounts", target.helper_image)
+        done += check_vault_key(target, accept_unreadable)
+    mounts.install(target.app_mounts(), target.store.path / "mounts", target.helper_image)
     start(target, "redis", HEALTHY_SECONDS)
     existed = {name: target.container(name) for name in PROCESSES}
     launch(target, *PROCESSES)
@@ -51,31 +50,39 @@ def is_current(target: ComposeTarget) -> bool:
     key = app_secrets.given_key()
     if key and key != app_secrets.read(target.store, app_secrets.VAULT_KEY):
         return False
-    wanted = target.environment()
-    return all(_runs(target.container(name), wanted, target.image_id("orcheo")) for name in PROCESSES)
+    wanted, image = target.environment()["APP_INPUTS"], target.image_id("orcheo")
+    return all(_runs(target.container(name), wanted, image) for name in PROCESSES)
 
 
-def _runs(container: Container | None, wanted: dict[str, str], image: str) -> bool:
+def _runs(container: Container | None, wanted: str, image: str) -> bool:
     if container is None or container.status != "running":
         return False
-    return container.labels.get(LABEL) == wanted["APP_INPUTS"] and container.attrs["Image"] == image
+    return container.labels.get(LABEL) == wanted and container.attrs["Image"] == image
 
 
 def stop_app(target: ComposeTarget) -> list[str]:
     """Stop and remove the app's containers where the app is not wanted; its volumes and secrets stay."""
     done = []
     for name in reversed(app.SERVICES):
-        container = target.container(name)
+        container = _stopped(target, name)
         if container is not None:
-            with step(f"Stopping {name}"):
-                container.stop(timeout=STOP_SECONDS)
-                container.remove()
+            container.remove()
             done.append(f"{name} stopped and removed (its volumes and secrets stay)")
     return done
 
 
-def check_vault_key(target: ComposeTarget, accept_unreadable: int | None = None) -> str | None:
+def _stopped(target: ComposeTarget, name: str) -> Container | None:
+    container = target.container(name)
+    if container is not None and container.status != "exited":
+        with step(f"Stopping {name}"):
+            container.stop(timeout=STOP_SECONDS)
+    return container
+
+
+def check_vault_key(target: ComposeTarget, accept_unreadable: int | None = None) -> list[str]:
     """Refuse a vault key that does not open the credentials in the database; take over one that the caller gives and that does.
+
+    Returns what was done.
 
     Raises:
         UserError: the key does not open them all.
@@ -83,18 +90,19 @@ def check_vault_key(target: ComposeTarget, accept_unreadable: int | None = None)
     kept, given = app_secrets.read(target.store, app_secrets.VAULT_KEY), app_secrets.given_key()
     found = count_credentials(target, given or kept)
     if found["unreadable"] and found["unreadable"] != accept_unreadable:
-        source = (
-            f"in {app_secrets.KEY_VARIABLE}" if given else str(app_secrets.path(target.store, app_secrets.VAULT_KEY))
-        )
+        key = "given in the environment" if given else str(app_secrets.path(target.store, app_secrets.VAULT_KEY))
         raise UserError(
-            f"the vault key {source} does not open {found['unreadable']} of {found['credentials']} credentials in database"
-            f" {target.spec.database.name}: give the key that they were made with in {app_secrets.KEY_VARIABLE}; if it is lost for good, so"
-            f" are they: {ACCEPT_VARIABLE}={found['unreadable']} {target.up_command} WITH=app starts the app all the same. Nothing was changed."
+            f"the vault key {key} does not open {found['unreadable']} of {found['credentials']} credentials in database"
+            f" {target.spec.database.name}: give the key that they were made with in {app_secrets.KEY_FILE_VARIABLE}; if it is lost for"
+            f" good, so are they: {ACCEPT_VARIABLE}={found['unreadable']} {target.up_command} WITH=app starts the app all the same."
+            " The app was left as it is."
         )
     if given and given != kept:
+        for name in PROCESSES:  # what they would still store in the meantime would be encrypted with the former key
+            _stopped(target, name)
         app_secrets.replace_vault_key(target.store, given)
-        return "vault key taken from the environment (the former one is kept beside it)"
-    return None
+        return ["vault key taken from the environment (the former one is kept beside it)"]
+    return []
 
 
 def count_credentials(target: ComposeTarget, key: str) -> dict[str, int]:

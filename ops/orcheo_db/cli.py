@@ -18,12 +18,14 @@ from docker.errors import DockerException
 from rich.table import Table
 
 from orcheo_db import __version__, app_lifecycle, lifecycle, removal, render
+from orcheo_db.bench.command import bench_group
 from orcheo_db.command import TARGETS, Context, Group, pass_context, running
 from orcheo_db.console import err, out, say
 from orcheo_db.doctor import diagnose
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.host import ensure_docker
 from orcheo_db.images import ensure_images
+from orcheo_db.search.command import search_command
 from orcheo_db.secrets import ROLES
 from orcheo_db.shell import open_psql
 from orcheo_db.spec import STORAGE_KINDS, load_spec
@@ -47,6 +49,10 @@ def cli(context: click.Context, target: str, size: str | None, as_json: bool) ->
     """Production PostgreSQL for Orcheo: one spec, every target."""
     context.obj = Context(target, size, as_json)
     running.append(context.obj)
+
+
+cli.add_command(search_command)
+cli.add_command(bench_group)
 
 
 # --- the spec -----------------------------------------------------------------------------------------------------------------
@@ -186,14 +192,12 @@ def up(context: Context, install_docker: str, new_secrets: bool, confirm: str | 
         raise UserError(
             f"--new-secrets replaces every password of project {target.project}: confirm with --confirm {target.project}"
         )
-    accepted = os.environ.get(app_lifecycle.ACCEPT_VARIABLE, "")
     outcome = lifecycle.up(
         target,
         install_docker=install_docker == "yes",
         new_secrets=new_secrets,
-        accept_unreadable=int(accepted) if accepted.isdigit() else None,
+        choices=target.store.choices() | context.chosen(),
     )
-    target.store.choose(target.store.choices() | context.chosen())
     seen = lifecycle.probe(target)
     document = {
         "changed": outcome.changed,

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from orcheo_db.app_lifecycle import ACCEPT_VARIABLE
 from orcheo_db.console import out
 from orcheo_db.host import use_context
 from orcheo_db.preflight import state_directory
@@ -17,7 +18,9 @@ from orcheo_db.targets.compose import ROOT, ComposeTarget
 from orcheo_db.targets.external import ExternalTarget
 
 # Chosen once, they hold until something else is chosen.
-REMEMBERED = ("ORCHEO_DB_SIZE", "ORCHEO_DB_PORT", "ORCHEO_DB_WITH", "ORCHEO_DB_APP_PORT", "ORCHEO_DB_APP_STORAGE")
+REMEMBERED = (
+    "ORCHEO_DB_SIZE", "ORCHEO_DB_PORT", "ORCHEO_DB_WITH", "ORCHEO_DB_APP_PORT", "ORCHEO_DB_APP_STORAGE", ACCEPT_VARIABLE,
+)  # fmt: skip
 TARGETS: dict[str, type[ComposeTarget]] = {"compose": ComposeTarget, "external": ExternalTarget}
 
 

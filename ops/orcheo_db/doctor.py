@@ -10,11 +10,13 @@ from docker.errors import DockerException
 
 from orcheo_db import effective
 from orcheo_db.bootstrap import expected
+from orcheo_db.bootstrap import search as search_index
 from orcheo_db.checks import Check
 from orcheo_db.database import connect
 from orcheo_db.doctor_app import app_checks
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.lifecycle import probe
+from orcheo_db.search import run as searching
 from orcheo_db.secrets import RENEW_BEFORE_DAYS, SERVER_NAMES
 from orcheo_db.targets.compose import ComposeTarget
 from orcheo_db.tuning import pool_arithmetic, postgresql_settings
@@ -74,6 +76,7 @@ def _server_checks(target: ComposeTarget) -> Iterator[tuple[str, Callable[..., C
     yield "collation versions", _collation
     yield "roles", _roles
     yield "app schema", _schema
+    yield "search index", _search_index
 
 
 def _one_line(error: BaseException) -> str:
@@ -251,3 +254,15 @@ def _schema(name: str, target: ComposeTarget, connection: psycopg.Connection[Any
     ok = (row[0], row[1]) == (versions.orcheo, versions.orcheo_backend) and not missing and len(present) >= row[2]
     found = f"orcheo {row[0]}, backend {row[1]}: {len(present)} tables"
     return Check(name, ok, found + (f", missing {', '.join(missing)}" if missing else ""), "run `orcheo-db bootstrap`")
+
+
+def _search_index(name: str, target: ComposeTarget, connection: psycopg.Connection[Any]) -> Check:
+    del connection  # the monitor may not read the app's tables
+    with searching.open_(target.dsn()) as conn:
+        rows = conn.execute(search_index.VALIDITY, (search_index.SCHEMA,)).fetchall()
+        behind = searching.pending(conn)
+    valid = {row[0] for row in rows if row[1]}
+    lacking = sorted({*search_index.INDEXES} - valid | {row[0] for row in rows if not row[1]})
+    found = f"{len(valid)} indexes valid, {behind} runs, threads and workflows newer than the index"
+    wrong = f"missing or invalid: {', '.join(lacking)}"
+    return Check(name, not lacking, wrong if lacking else found, "run `orcheo-db bootstrap`")

@@ -7,12 +7,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 
+import psycopg
+from psycopg.rows import dict_row
+
 from orcheo_db import app_lifecycle, app_secrets
 from orcheo_db.checks import Check
 from orcheo_db.database import connect
 from orcheo_db.targets.compose import ComposeTarget
 from orcheo_db.tuning import pool_arithmetic
 
+LONGEST_WAIT = 10  # seconds; the app gives up after its pool_timeout of 30
+RUNNING_HOURS = 24  # Orcheo has no limit of its own; a run that was cut off stays so for ever
 WAITING_MINUTES = 10  # a task that a killed worker held comes back after five; what waits longer has lost its task
 
 
@@ -40,22 +45,32 @@ def _api(name: str, target: ComposeTarget) -> Check:
 
 
 def _connections(name: str, target: ComposeTarget) -> Check:
-    """The app's connections that are open now, against what its pools may open."""
-    budget = pool_arithmetic(target.spec, target.size)
-    with connect(target.dsn("orcheo_monitor", direct=True), timeout=10) as connection:
-        row = connection.execute(
-            "SELECT count(*), current_setting('max_connections')::int FROM pg_stat_activity WHERE usename LIKE 'orcheo\\_app\\__'"
-        ).fetchone()
-    assert row is not None
-    most = budget.max_db_connections if target.spec.app.via == "pgbouncer" else budget.app_client_connections
+    """The app's connections as they are now: clients that PgBouncer lets wait, or its share of PostgreSQL's."""
+    budget, app = pool_arithmetic(target.spec, target.size), target.spec.app
+    may = (
+        f"{app.backend_processes} backend ({budget.clients_per_backend} each) and {app.worker_processes} worker processes"
+        f" ({budget.clients_per_worker} each) may open {budget.app_client_connections}"
+    )
+    remedy = "lower the processes or pool sizes of [app] in ops/spec.toml, or take a larger size; `make render up`"
+    if app.via == "postgres":
+        with connect(target.dsn("orcheo_monitor", direct=True), timeout=10) as connection:
+            row = connection.execute(
+                "SELECT count(*), current_setting('max_connections')::int FROM pg_stat_activity"
+            ).fetchone()
+        assert row is not None
+        free = row[1] - budget.reserved - budget.superuser_reserved
+        return Check(name, row[0] < free, f"{row[0]} of {free} connections of PostgreSQL in use; {may}", remedy)
+    with psycopg.connect(
+        target.dsn("orcheo_monitor", database="pgbouncer"), autocommit=True, prepare_threshold=None, connect_timeout=10
+    ) as connection:
+        cursor = psycopg.ClientCursor(connection, row_factory=dict_row)
+        pools = cursor.execute("SHOW POOLS").fetchall()
+    clients = sum(pool["cl_active"] + pool["cl_waiting"] for pool in pools)
+    longest = max((pool["maxwait"] for pool in pools), default=0)
     found = (
-        f"{row[0]} server connections open of at most {most}, max_connections {row[1]}; {target.spec.app.backend_processes} backend"
-        f" ({budget.clients_per_backend} each) and {target.spec.app.worker_processes} worker processes ({budget.clients_per_worker}"
-        f" each) may open {budget.app_client_connections} to {target.spec.app.via}"
+        f"{clients} of {budget.max_client_conn} clients at PgBouncer, the longest wait for a server {longest} s; {may}"
     )
-    return Check(
-        name, row[0] <= most, found, "lower the processes or pool sizes of [app] in ops/spec.toml, `make render up`"
-    )
+    return Check(name, clients < budget.max_client_conn and longest < LONGEST_WAIT, found, remedy)
 
 
 def _vault(name: str, target: ComposeTarget) -> Check:
@@ -72,13 +87,16 @@ def _vault(name: str, target: ComposeTarget) -> Check:
 def _waiting(name: str, target: ComposeTarget) -> Check:
     with connect(target.dsn(), timeout=10) as connection:
         row = connection.execute(
-            "SELECT count(*) FROM workflow_runs WHERE status = 'pending' AND created_at < now() - make_interval(mins => %s)",
-            (WAITING_MINUTES,),
+            "SELECT count(*) FILTER (WHERE status = 'pending' AND created_at < now() - make_interval(mins => %s)),"
+            " count(*) FILTER (WHERE status = 'running' AND updated_at < now() - make_interval(hours => %s))"
+            " FROM workflow_runs WHERE status IN ('pending', 'running')",
+            (WAITING_MINUTES, RUNNING_HOURS),
         ).fetchone()
     assert row is not None
     return Check(
         name,
-        row[0] == 0,
-        f"{row[0]} runs pending for more than {WAITING_MINUTES} minutes",
-        "their tasks never reached Redis (it was away when they were dispatched): dispatch those runs again",
+        row[0] == row[1] == 0,
+        f"{row[0]} runs pending for more than {WAITING_MINUTES} minutes, {row[1]} running for more than {RUNNING_HOURS} hours",
+        "pending: the task never reached Redis, dispatch it again; running: its worker was killed in the middle, mark it by"
+        " POST /api/runs/ID/fail and dispatch it again",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import hashlib
 import os
 import re
@@ -29,7 +28,6 @@ TOOLKIT_IN_IMAGE = tuple(
     f"ops/orcheo_db/{name}" for name in ("__init__.py", "errors.py", "database.py", "bootstrap", "runtime", "upgrade")
 )
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-LOG_TAIL = 15  # lines of a failed build shown; the whole log stays in the state directory
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def ensure_images(spec: Spec, root: Path, logs: Path, names: Sequence[str] | Non
     """Build the images that are missing or out of date; returns what was done.
 
     Raises:
-        UserError: the base image can't be had, or a build fails (with the last lines of its log).
+        UserError: the base image can't be had, or a build fails (with the reason that its log gives).
     """
     done = ensure_base_image(spec.images.base, spec.versions.debian)
     base_id = str(docker.from_env().images.get(spec.images.base).id)
@@ -121,20 +119,32 @@ def build(image: Image, root: Path, wanted: str, logs: Path) -> None:
     env = os.environ | {"DOCKER_BUILDKIT": "1"}
     with log.open("w") as file, step(f"Building {image.tag}") as bar:
         process = subprocess.Popen(argv, cwd=root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        tail: collections.deque[str] = collections.deque(maxlen=LOG_TAIL)
-        reader = threading.Thread(target=_follow, args=(process, file, tail, bar))
+        reader = threading.Thread(target=_follow, args=(process, file, bar))
         reader.start()
         code = process.wait()
         reader.join()
     if code != 0:
-        reason = next((line for line in reversed(tail) if "ERROR" in line or "error" in line), "no reason given")
-        raise UserError(f"building {image.tag} failed: {reason.strip()} (whole log: {log})")
+        raise UserError(f"building {image.tag} failed: {reason(log.read_text(errors='replace'))} (whole log: {log})")
 
 
-def _follow(process: subprocess.Popen[str], log: object, tail: collections.deque[str], bar: Step) -> None:
+def reason(text: str) -> str:
+    """Why a build failed, from its log, as one line: the package index's own words before BuildKit's."""
+    if match := re.search(r"there is no version of ([a-z-]+)==(\S+) and", text):
+        key = f"versions.{match[1].replace('-', '_')}"
+        variable = "ORCHEO_BACKEND_VERSION" if match[1] == "orcheo-backend" else "ORCHEO_VERSION"
+        return (
+            f"the package index has no {match[1]} {match[2]}: name a release that exists in ops/spec.toml ({key}) or {variable};"
+            " what runs was not changed"
+        )
+    lines = [re.sub(r"^#\d+ (?:[\d.]+ )?", "", line).strip() for line in text.splitlines()]
+    told = [line for line in lines if re.match(r"(error|cause|E):", line)]  # uv's and apt's own
+    failed = [line for line in lines if "ERROR" in line or "error" in line]
+    return "; ".join(told[-2:]) or (failed or ["no reason given"])[-1]
+
+
+def _follow(process: subprocess.Popen[str], log: object, bar: Step) -> None:
     assert process.stdout is not None
     for line in process.stdout:
         log.write(line)  # type: ignore[attr-defined]
-        tail.append(line)
         if match := re.search(r"\[(?:\S+ )?(\d+)/(\d+)\] (.*)", line):
             bar.update(int(match[1]), int(match[2]), match[3])

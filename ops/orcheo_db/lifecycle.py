@@ -61,9 +61,13 @@ def up(
     *,
     install_docker: bool = True,
     new_secrets: bool = False,
-    accept_unreadable: int | None = None,
+    choices: dict[str, str] | None = None,
 ) -> Outcome:
     """Bring the installation up; does nothing where everything is as wanted.
+
+    Args:
+        choices: what was chosen against the spec, to be remembered as soon as nothing speaks against it any more: also a start
+            that fails later, or is killed, is gone on with by a plain `up`.
 
     Raises:
         UserError: a prerequisite or a value is wrong; nothing has been changed by then, except that Docker, the base image or
@@ -85,6 +89,7 @@ def up(
         before = snapshot(target)
         check_secrets(target, new_secrets=new_secrets)
         adopt = prepare(target, outcome, new_secrets=new_secrets)
+        target.store.choose(choices or {})
         if target.managed_server:
             with _timed(outcome, "postgres"):
                 start(target, "postgres", HEALTHY_SECONDS)
@@ -102,7 +107,8 @@ def up(
             start(target, "pgbouncer", HEALTHY_SECONDS)
         with _timed(outcome, "app"):
             if target.with_app:
-                outcome.changed += app_lifecycle.start_app(target, accept_unreadable)
+                accepted = (choices or {}).get(app_lifecycle.ACCEPT_VARIABLE, "")
+                outcome.changed += app_lifecycle.start_app(target, int(accepted) if accepted.isdigit() else None)
             else:
                 outcome.changed += app_lifecycle.stop_app(target)
         outcome.changed += difference(before, snapshot(target))
@@ -115,8 +121,8 @@ def prepare(target: ComposeTarget, outcome: Outcome, *, new_secrets: bool) -> bo
     target.store.create()
     if fresh:
         outcome.changed.append(f"secrets generated in {target.store.path}")
-    if target.with_app and app_secrets.create(target.store):
-        outcome.changed.append(f"secrets of the app generated in {target.store.path / app_secrets.DIRECTORY}")
+    if target.with_app:
+        outcome.changed += app_secrets.create(target.store)
     renewed = target.store.renew()
     outcome.changed += [f"certificate of {name} renewed" for name in renewed]
     target.prepare_store()

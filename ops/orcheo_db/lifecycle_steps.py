@@ -49,13 +49,16 @@ def wait_until_healthy(target: ComposeTarget, service: str, seconds: float, exis
         raise CheckFailed(f"service {service} was started but is not there: see `docker compose ls` and its log")
     title = f"Waiting for {service}" if existed is None or existed.id != container.id else f"Checking {service}"
     deadline, limit = time.monotonic() + seconds, time.monotonic() + RECOVERING_SECONDS
+    before = int(container.attrs.get("RestartCount", 0))
     with step(title):
         while True:
             container.reload()
             state = container.attrs["State"]
             if state.get("Health", {}).get("Status") == "healthy":
                 return
-            if state["Status"] in ("exited", "restarting", "dead") or container.attrs.get("RestartCount", 0) > 2:
+            # It may have been restarting for a while because of what has just been mended: three more ends count, not those.
+            refuses = state["Status"] == "restarting" and state["ExitCode"] == CONFIG_EXIT
+            if state["Status"] in ("exited", "dead") or refuses or container.attrs.get("RestartCount", 0) > before + 2:
                 words = last_line(container.logs(tail=20).decode(errors="replace"))
                 if state["ExitCode"] == CONFIG_EXIT:
                     container.stop()

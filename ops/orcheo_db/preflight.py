@@ -13,7 +13,7 @@ import docker
 from orcheo_db.errors import UserError
 from orcheo_db.targets.app import POSTGRES_ONLY
 from orcheo_db.targets.compose import ComposeTarget
-from orcheo_db.tuning import pool_arithmetic
+from orcheo_db.tuning import app_limits, pool_arithmetic
 
 MEMORY_TOLERANCE = 1.1  # a machine sold as 2 GB reports about 1.9: the kernel and the firmware keep some
 
@@ -40,12 +40,15 @@ def check_arithmetic(target: ComposeTarget) -> None:
 
 
 def check_memory(target: ComposeTarget) -> None:
-    """A size that the machine can't hold would be killed by the kernel in the middle of work."""
+    """A size that the machine can't hold would be killed by the kernel in the middle of work; the app's limits come on top."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if target.managed_server and target.size.memory > total * MEMORY_TOLERANCE:
+    server = target.size.memory if target.managed_server else 0
+    own = sum(app_limits(target.spec).values()) if target.with_app else 0
+    if server + own > total * MEMORY_TOLERANCE:
+        app = f", the app {own / 2**30:.1f} GB (app.process_memory and its processes)" if own else ""
         raise UserError(
-            f"size {target.size.name} needs {target.size.memory / 2**30:.1f} GB of memory and this machine has {total / 2**30:.1f} GB:"
-            " choose a smaller SIZE, or `orcheo-db tune --memory …` for this machine"
+            f"size {target.size.name} needs {server / 2**30:.1f} GB of memory{app}, and this machine has {total / 2**30:.1f} GB:"
+            " choose a smaller SIZE or fewer processes, or `orcheo-db tune --memory …` for this machine"
         )
 
 

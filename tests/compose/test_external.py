@@ -10,6 +10,7 @@ import pytest
 from tests.compose.conftest import containers, remove_leftovers
 from tests.compose.outside_server import Outside, outside_server
 from tests.conftest import ROOT, Installation, free_port
+from tests.e2e.conftest import DIRECT, caller, with_spec
 
 # What RDS's and Cloud SQL's administrators have in common: no superuser, but roles and databases; on PostgreSQL 15 that is all
 # that the bootstrap needs.
@@ -149,3 +150,28 @@ def test_bad_admin_dsns_are_one_line_and_change_nothing(installation: Installati
     ran = own.run("up")
     assert ran.code == 2 and words in ran.message, ran.stderr
     assert containers(f"{own.project}-external") == []
+
+
+@pytest.mark.disruptive
+def test_the_app_on_a_server_that_is_not_ours(external: Installation, outside: Outside, tmp_path):
+    """WITH=app against PostgreSQL 15, through our PgBouncer and past it: a workflow runs, and its rows are on that server."""
+    external.extra = {
+        "ORCHEO_DB_ADMIN_DSN": outside.dsn("cloud_admin", "probe-only"),
+        "ORCHEO_DB_APP_PORT": str(free_port()),
+    }
+    external.ok("up", "--with", "app")
+    api = caller(external)
+    api.enter("outside")
+    for via in ("pgbouncer", "postgres"):
+        if via == "postgres":
+            with_spec(external, tmp_path, DIRECT)
+            external.ok("--size", "medium", "up")
+        run = api.finished(api.dispatch(api.workflow(via)["id"]))
+        assert run["status"] == "succeeded", run["error"]
+        stored = f"SELECT status FROM workflow_runs WHERE id = '{run['id']}'"
+        assert outside.sql(stored, database="orcheo") == "succeeded"
+        if via == "pgbouncer":  # size medium wants more connections than that server has, which doctor says
+            doctor = external.run("doctor", "--json")
+            assert doctor.code == 0, [check for check in doctor.json["checks"] if not check["ok"]]
+    external.ok("destroy", "--confirm", "yes")
+    assert outside.sql("SELECT count(*) FROM workflow_runs", database="orcheo") == "2"  # the server is never touched

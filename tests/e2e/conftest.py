@@ -13,12 +13,13 @@ import pytest
 from orcheo_db import app_secrets
 from orcheo_db.spec import DEFAULT_PATH
 from orcheo_db.targets.compose import ComposeTarget
+from tests.compose.conftest import remove_leftovers
 from tests.conftest import Installation, free_port
 from tests.e2e.api import Api, first_party_token
 
-# Past the pooler the app's own pools are all that bounds its connections: 1 backend of 8 x 5 + 60 and 2 workers of 25 are 150 of
-# the 200 that PostgreSQL has in size medium.
-DIRECT = {'via = "pgbouncer"': 'via = "postgres"', "pool_max_size = 20": "pool_max_size = 5"}
+# Past the pooler the app's own pools are all that bounds its connections: 1 backend of 8 x 4 + 60 and 2 workers of 5 x 4 + 10 are
+# 152 of the 200 that PostgreSQL has in size medium.
+DIRECT = {'via = "pgbouncer"': 'via = "postgres"', "pool_max_size = 20": "pool_max_size = 4"}
 
 
 def with_spec(own: Installation, directory: Any, changes: dict[str, str]) -> None:
@@ -70,8 +71,7 @@ def target(app: Installation) -> ComposeTarget:
 @pytest.fixture
 def owner(app: Installation) -> Api:
     """The owner of the bootstrap token, in no workspace yet."""
-    target = app.target()
-    return Api(f"http://127.0.0.1:{target.spec.app.port}", app_secrets.read(target.store, app_secrets.BOOTSTRAP_TOKEN))
+    return caller(app)
 
 
 @pytest.fixture
@@ -114,8 +114,33 @@ def inside(app: Installation) -> Callable[..., Any]:
     def run(script: str, **values: Any) -> Any:
         given = f"GIVEN = {json.dumps(values)!r}\n"
         head = "import asyncio, json\nfrom orcheo_db.runtime import processes\nprocesses.prepare()\n"
-        result = target.run("backend", ["python", "-"], input=f"{given}{head}GIVEN = json.loads(GIVEN)\n{script}")
+        result = target.run(
+            "backend", ["timeout", "120", "python", "-"], input=f"{given}{head}GIVEN = json.loads(GIVEN)\n{script}"
+        )
         assert result.code == 0, result.stderr[-3000:]
         return json.loads(result.stdout.strip().splitlines()[-1])
 
     return run
+
+
+BRIDGE = {"ORCHEO_VERSION": "0.34.0", "ORCHEO_BACKEND_VERSION": "0.30.0"}  # the last pair with both kinds of stores
+
+
+@pytest.fixture
+def bridge(
+    docker_ready: None, installation: Installation, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Installation]:
+    """An installation of its own that runs the bridge release, its app among it; removed at the end."""
+    name = "orcheo-db-test-bridge"
+    own = Installation(name, free_port(), tmp_path_factory.mktemp("bridge") / name)
+    own.extra = {**BRIDGE, "ORCHEO_DB_APP_PORT": str(free_port())}
+    remove_leftovers(own)
+    own.ok("up", "--with", "app")
+    yield own
+    remove_leftovers(own)
+
+
+def caller(own: Installation) -> Api:
+    """The owner of an installation's bootstrap token."""
+    target = own.target()
+    return Api(f"http://127.0.0.1:{target.spec.app.port}", app_secrets.read(target.store, app_secrets.BOOTSTRAP_TOKEN))

@@ -7,7 +7,6 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import requests
@@ -117,7 +116,3 @@ INGEST: dict[str, object] = {
     "created_by": "load",
     "entrypoint": "orcheo_workflow",
 }
-
-
-def people(person: Callable[[str], Api], count: int = CLIENTS) -> list[Api]:
-    return [person(f"load{number}") for number in range(count)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -79,7 +80,7 @@ def test_only_the_api_is_published_and_on_loopback(app: Installation):
 def test_redis_wants_its_password_and_keeps_tasks_on_disk(app: Installation):
     target = app.target()
     told = target.run("backend", ["python", "-c", "import redis; redis.Redis('redis').ping()"])
-    assert told.code != 0 and "Authentication required" in told.stderr
+    assert told.code != 0 and "authenticat" in told.stderr.lower(), told.stderr
     script = """
 from orcheo_db.runtime import settings
 import redis
@@ -93,6 +94,7 @@ print([client.config_get(name)[name] for name in ("appendonly", "appendfsync", "
 def test_no_secret_is_in_inspect_logs_or_the_process_list(app: Installation):
     target = app.target()
     values = {*snapshot(app).values(), target.store.password(target.app_login())}
+    read = 0
     for name in SERVICES:
         container = target.container(name)
         assert container is not None
@@ -100,9 +102,11 @@ def test_no_secret_is_in_inspect_logs_or_the_process_list(app: Installation):
         for pid in [row[1] for row in container.top(ps_args="-eo user,pid,args")["Processes"]]:
             for kind in ("cmdline", "environ"):
                 file = Path("/proc", pid, kind)
-                if file.exists():
-                    places.append(_read(file))
+                if text := _read(file):
+                    places.append(text)
+                    read += kind == "environ"
         assert not [value[:4] for value in values for place in places if value in place], name
+    assert read >= 5 or os.geteuid() != 0  # redis, backend, worker and its two processes, beat
     for file in (target.store.path / app_secrets.DIRECTORY).iterdir():
         assert file.stat().st_mode & 0o077 == 0, file
     assert not any(value in (target.store.path / "compose.env").read_text() for value in values)
@@ -111,7 +115,10 @@ def test_no_secret_is_in_inspect_logs_or_the_process_list(app: Installation):
 def _read(file: Path) -> str:
     try:
         return file.read_text(errors="replace")
-    except PermissionError:  # another user's process and we are not root: then nobody but root reads it
+    except (
+        PermissionError,
+        FileNotFoundError,
+    ):  # ended in the meantime; or another user's process and we are not root: then nobody but root reads it
         return ""
 
 
@@ -159,10 +166,10 @@ def test_a_vault_key_that_does_not_open_the_vault(app: Installation, owner: Api)
     assert wrong not in ran.stderr and snapshot(app) == key
     file.write_text(f"{wrong}\n")
     ran = app.run("up")
-    assert ran.code == 2 and str(file) in ran.message and "Nothing was changed." in ran.message
+    assert ran.code == 2 and str(file) in ran.message and "left as it is" in ran.message
     file.unlink()
     ran = app.run("up")
-    assert ran.code == 2 and "vault.key: restore them from your copy" in ran.message
+    assert ran.code == 2 and "vault.key is gone" in ran.message
     file.write_text(f"{key[app_secrets.VAULT_KEY]}\n")
     file.chmod(0o600)
     assert containers(target) == before
@@ -179,7 +186,7 @@ def test_a_vault_key_that_does_not_open_the_vault(app: Installation, owner: Api)
 def test_killed_while_it_starts(app: Installation, owner: Api):
     """kill -9 of `up` while the app's services come: the next one finishes, with the same secrets and the same rows."""
     credential, secrets = store_credential(owner), snapshot(app)
-    for moment in ("Waiting for redis", "Waiting for backend", "Waiting for worker"):
+    for moment in ("Waiting for redis", "Waiting for backend"):
         app.ok("up", "--with", "none")
         process = subprocess.Popen(
             [PROGRAM, "up", "--with", "app"],
@@ -193,7 +200,7 @@ def test_killed_while_it_starts(app: Installation, owner: Api):
         assert any(moment in line for line in process.stderr), f"it ended before {moment!r}"
         process.kill()
         process.wait()
-    app.ok("up", "--with", "app")
+        assert "ORCHEO_DB_WITH=app" in app.ok("up").stderr  # remembered before it was done
     assert snapshot(app) == secrets
     assert owner.call("GET", f"/api/credentials/{credential}/secret")["secret"] == "sesame"
 
@@ -229,6 +236,8 @@ def test_a_taken_port_is_one_line(app: Installation):
     [
         ("ORCHEO_DB_APP_STORAGE", "sqlite", "needs a bridge release"),
         ("ORCHEO_DB_WITH", "monitring", "expected app (Orcheo itself), or none"),
+        ("ORCHEO_VERSION", "9.9.9", "the package index has no orcheo 9.9.9: name a release that exists"),
+        ("ORCHEO_BACKEND_VERSION", "9.9.9", "the package index has no orcheo-backend 9.9.9"),
     ],
 )
 def test_bad_input_is_one_line_and_changes_nothing(app: Installation, variable: str, value: str, words: str):

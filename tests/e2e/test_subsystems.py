@@ -200,14 +200,17 @@ async def main():
         await saver.aput_writes(saved, [("note", "pending")], "task-1")
         read = await saver.aget_tuple(config)
         listed = [each async for each in saver.alist(config)]
-        if GIVEN.get("delete"):
-            await saver.adelete_thread(thread)
+        other = {"configurable": {"thread_id": thread + "-gone", "checkpoint_ns": ""}}
+        await saver.aput(other, checkpoint, {"source": "input", "step": 1}, {"note": "1"})
+        await saver.adelete_thread(thread + "-gone")
     print(json.dumps({"thread": thread, "note": read.checkpoint["channel_values"]["note"], "listed": len(listed)}))
 asyncio.run(main())
 """)
     assert (found["note"], found["listed"]) == ("kept", 1)
     assert count(rows, "checkpoints", "thread_id", found["thread"]) == 1
     assert count(rows, "checkpoint_writes", "thread_id", found["thread"]) == 1
+    assert count(rows, "checkpoints", "thread_id", found["thread"] + "-gone") == 0
+    assert count(rows, "checkpoint_blobs", "thread_id", found["thread"] + "-gone") == 0
 
 
 def test_langgraph_store(rows, inside):

@@ -10,6 +10,9 @@ import pytest
 
 from orcheo_db.runtime import workarounds
 from orcheo_db.targets.compose import ComposeTarget
+from tests.conftest import Installation
+from tests.e2e.api import Api
+from tests.e2e.conftest import with_spec
 
 BARE = "from orcheo_db.runtime import settings\nsettings.apply(settings.read_config())\nimport asyncio, json, os\n"
 AGENTENSOR = """
@@ -18,11 +21,11 @@ async def main():
     store = PostgresAgentensorCheckpointStore(os.environ["ORCHEO_POSTGRES_DSN"])
     try:
         await asyncio.wait_for(store.list_checkpoints("none"), 5)
+        print("answers", flush=True)
     except TimeoutError:
-        return "hangs"
-    return "answers"
-print(asyncio.run(main()))
-os._exit(0)
+        print("hangs", flush=True)
+    os._exit(0)
+asyncio.run(main())
 """
 # What each of the six stores asks of psycopg, and what a pool then does.
 THRESHOLDS = """
@@ -42,14 +45,14 @@ async def main():
               get_chatkit_server().store, PostgresServiceTokenRepository(os.environ["ORCHEO_POSTGRES_DSN"])]
     for store in stores:
         await store._get_pool()
+    print(seen, flush=True)
+    os._exit(0)  # the pools' tasks would only be waited for
 asyncio.run(main())
-print(seen)
-os._exit(0)
 """
 
 
 def python(target: ComposeTarget, script: str) -> str:
-    result = target.run("backend", ["python", "-"], input=BARE + script)
+    result = target.run("backend", ["timeout", "60", "python", "-"], input=BARE + script)
     assert result.code == 0, result.stderr[-2000:]
     return result.stdout.strip().splitlines()[-1]
 
@@ -70,6 +73,47 @@ def test_six_stores_still_prepare_every_statement(target: ComposeTarget):
 def test_none_prepares_with_the_workaround(target: ComposeTarget):
     applied = "from orcheo_db.runtime import workarounds\nworkarounds.apply(prepared_statements=False)\n"
     assert python(target, applied + THRESHOLDS) == "[None, None, None, None, None, None]"
+
+
+POOLER = {
+    "\n[pgbouncer]\n": "\n[pgbouncer]\nmax_prepared_statements = 0\n",
+    "prepared_statements = true ": "prepared_statements = false ",
+}
+# Many transactions of one store at once, so that they change hands between server connections.
+CROWD = """
+from orcheo_backend.app.dependencies import get_repository
+async def main():
+    repository = get_repository()
+    async def one():
+        for _ in range(10):
+            await repository.list_workflows(workspace_id="none")
+    found = await asyncio.gather(*(one() for _ in range(10)), return_exceptions=True)
+    print(sorted({type(each).__name__ for each in found if each is not None}), flush=True)
+    os._exit(0)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.disruptive
+def test_behind_a_pooler_that_takes_no_prepared_statements(app: Installation, api: Api, tmp_path):
+    """The whole app on a PgBouncer with max_prepared_statements = 0: without the workaround its stores fail, with it a run succeeds."""
+    if app.target().spec.app.via == "postgres":
+        pytest.skip("the app does not go through PgBouncer here")
+    kept = dict(app.extra)
+    try:
+        with_spec(app, tmp_path, POOLER)
+        app.ok("up")
+        assert "PreparedStatement" in python(app.target(), CROWD) or "InvalidSqlStatementName" in python(
+            app.target(), CROWD
+        )
+        assert api.finished(api.dispatch(api.workflow("unprepared")["id"]))["status"] == "succeeded"
+        for _ in range(20):
+            assert api.send("GET", "/api/workflows").status_code == 200
+        log = app.target().container("backend")
+        assert log is not None and b"workaround prepared-statements applied" in log.logs()
+    finally:
+        app.extra = kept
+        app.ok("up")
 
 
 @pytest.mark.parametrize("workaround", [workarounds.AGENTENSOR, workarounds.PREPARED])

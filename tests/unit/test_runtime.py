@@ -88,6 +88,8 @@ def test_what_is_applied_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_workers_heartbeat_grows_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "BEAT_SIGN", tmp_path / "sign")
+    interval: dict[str, str] = {}
+    monkeypatch.setattr(settings, "read_config", lambda: dataclasses.replace(CONFIG, environment=interval))
     with pytest.raises(CheckFailed, match="published nothing"):
         ready.beat()
     (tmp_path / "sign").touch()
@@ -96,6 +98,8 @@ def test_a_workers_heartbeat_grows_old(tmp_path: Path, monkeypatch: pytest.Monke
     os.utime(tmp_path / "sign", (old, old))
     with pytest.raises(CheckFailed, match="for 200 s"):
         ready.beat()
+    interval["ORCHEO_CRON_DISPATCH_INTERVAL"] = "100"  # the spec's [app.environment]
+    assert "published" in ready.beat()
 
 
 def test_envelopes_are_found_at_any_depth() -> None:

@@ -260,6 +260,8 @@ def test_no_part_is_a_choice_too(tmp_path: Path) -> None:
         ('ORCHEO_VAULT_ENCRYPTION_KEY = "k"', "is a secret that the toolkit makes"),
         ("ORCHEO_POSTGRES_POOL_MAX_SIZE = 5", "is the spec's own: set app.pool_max_size"),
         ('ORCHEO_VAULT_BACKEND = "sqlite"', "is the spec's own: set app.storage"),
+        ('ORCHEO_AUTH_MODE = "disabled"', "is fixed: whoever reaches the API needs a token"),
+        ("ORCHEO_INPROCESS_EXECUTION = true", "is fixed: the worker executes runs"),
         ('lower = "x"', "expected a variable's name"),
     ],
 )
@@ -267,8 +269,29 @@ def test_variables_of_the_app_that_are_not_to_be_set(tmp_path: Path, line: str, 
     assert words in broken(tmp_path, "[app.environment]", f"[app.environment]\n{line}")
 
 
-def test_the_apps_port_is_its_own(tmp_path: Path) -> None:
-    assert "app.port = 6432: expected another port" in broken(tmp_path, "port = 8000", "port = 6432")
+def test_the_apps_port_is_its_own_where_it_runs(tmp_path: Path) -> None:
+    text = DEFAULT_PATH.read_text().replace("port = 8000 ", "port = 6432 ")
+    (tmp_path / "spec.toml").write_text(text)
+    assert load_spec(tmp_path / "spec.toml", env={}).app.port == 6432
+    with pytest.raises(SpecError, match=r"app\.port = 6432: expected another port"):
+        load_spec(tmp_path / "spec.toml", env={"ORCHEO_DB_WITH": "app"})
+
+
+@pytest.mark.parametrize("key", ["backend_processes", "worker_processes"])
+def test_an_app_that_runs_here_has_processes(tmp_path: Path, key: str) -> None:
+    number = {"backend_processes": 1, "worker_processes": 2}[key]
+    (tmp_path / "spec.toml").write_text(DEFAULT_PATH.read_text().replace(f"{key} = {number} ", f"{key} = 0 "))
+    assert getattr(load_spec(tmp_path / "spec.toml", env={}).app, key) == 0
+    with pytest.raises(SpecError, match=rf"app\.{key} = 0: expected at least 1"):
+        load_spec(tmp_path / "spec.toml", env={"ORCHEO_DB_WITH": "app"})
+
+
+def test_the_apps_variables_read_true_not_on(tmp_path: Path) -> None:
+    text = DEFAULT_PATH.read_text().replace(
+        "[app.environment]", "[app.environment]\nORCHEO_HOSTED_APPS_ENABLED = true\nN = 3"
+    )
+    (tmp_path / "spec.toml").write_text(text)
+    assert load_spec(tmp_path / "spec.toml", env={}).app.environment == {"ORCHEO_HOSTED_APPS_ENABLED": "true", "N": "3"}
 
 
 @pytest.mark.parametrize(

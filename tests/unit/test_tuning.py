@@ -337,14 +337,14 @@ def test_the_apps_pools_of_the_default_release() -> None:
     budget = pool_arithmetic(SPEC, SPEC.size())
     assert len(budget.clients_by_store) == 14
     assert budget.clients_per_backend == 8 * 20 + 6 * 10 == 220
-    assert budget.clients_per_worker == 5 * 20
-    assert (budget.backends, budget.workers, budget.app_client_connections) == (1, 2, 220 + 2 * 100)
+    assert budget.clients_per_worker == 5 * 20 + 10
+    assert (budget.backends, budget.workers, budget.app_client_connections) == (1, 2, 220 + 2 * 110)
 
 
 def test_past_the_pooler_the_apps_pools_must_fit_into_max_connections() -> None:
     direct = changed(app={"via": "postgres"}, stack={"parts": ["app"]})
     problems = pool_arithmetic(direct, SPEC.size()).problems
-    assert len(problems) == 1 and "may open 420 connections" in problems[0] and "max_connections 100" in problems[0]
+    assert len(problems) == 1 and "may open 440 connections" in problems[0] and "max_connections 100" in problems[0]
     assert (
         pool_arithmetic(direct, SPEC.size().model_copy(update={"max_connections": 600, "memory": 8 << 30})).problems
         == []
@@ -368,7 +368,7 @@ def test_the_pools_of_each_size(name: str, app: int, pooled: int) -> None:
 def test_sums_hold_or_the_problem_is_named(size: Size, backends: int, workers: int, pool: int) -> None:
     spec = changed(app={"backend_processes": backends, "worker_processes": workers, "pool_max_size": pool})
     budget = pool_arithmetic(spec, size)
-    clients = backends * (8 * pool + 60) + workers * 5 * pool
+    clients = backends * (8 * pool + 60) + workers * (5 * pool + 10)
     assert budget.app_client_connections == clients
     assert budget.max_client_conn >= clients + (8 * pool + 60) + budget.other_clients
     assert budget.direct == sum(budget.direct_by_use.values())
@@ -403,7 +403,7 @@ def test_pgbouncer_takes_the_budgets_numbers(size: Size) -> None:
         (
             {"pgbouncer": {"max_client_conn": "600"}},
             "small",
-            ["takes 600 clients", "220 connections each", "100 each", "may be 680"],
+            ["takes 600 clients", "220 connections each", "110 each", "may be 700"],
         ),
         (
             {"pgbouncer": {"max_db_connections": "90"}},
@@ -445,7 +445,7 @@ def test_more_connections_than_memory_are_named() -> None:
 def test_a_budget_can_be_printed_and_made_json() -> None:
     budget = pool_arithmetic(SPEC, SPEC.size())
     assert str(budget).startswith(
-        "420 client connections of 1 backend (220 each) and 2 worker processes (100 each) within 700; 70 pooled + 22 direct"
+        "440 client connections of 1 backend (220 each) and 2 worker processes (110 each) within 700; 70 pooled + 22 direct"
     )
     assert dataclasses.asdict(budget)["direct_by_use"] == budget.direct_by_use
 

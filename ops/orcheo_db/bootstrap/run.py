@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 
 from orcheo_db import database
-from orcheo_db.bootstrap import app, expected, extensions, guard, installation, objects, pooler, report, roles
+from orcheo_db.bootstrap import app, expected, extensions, guard, installation, objects, pooler, report, roles, search
 from orcheo_db.bootstrap.job import OWNER, Job
 from orcheo_db.bootstrap.recognise import check_server, recognise
 from orcheo_db.bootstrap.session import Session, say
@@ -84,6 +84,7 @@ def _locked(session: Session, versions: tuple[str, str], options: Options) -> di
     )
     stores = [] if not options.full and _complete(session, wanted, row) else _stores(session)
     found, release = _verify(session, wanted, versions, [store["name"] for store in stores if store["present"]])
+    session.run("search", lambda changes: search.ensure(session, changes))
     if options.snapshot:
         _write_snapshot(session, options.snapshot, found, stores, versions)
     known = expected.known_tables(wanted)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from types import FrameType
 
 from orcheo_db.errors import CheckFailed, UserError
 
@@ -33,8 +36,17 @@ def _run(words: list[str]) -> None:  # each branch imports only what it needs: h
             raise UserError(USAGE)
 
 
+def _stop(number: int, frame: FrameType | None) -> None:
+    del frame
+    os._exit(128 + number)
+
+
 def main() -> int:
     """Run the command; returns the exit code."""
+    # As process 1 of a container this process would not even notice a signal without a handler: `docker stop` in the seconds in
+    # which the app is imported would wait out its whole grace period. uvicorn and Celery put handlers of their own in place.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
     try:
         _run(sys.argv[1:])
     except (UserError, CheckFailed) as error:

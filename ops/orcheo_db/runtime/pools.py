@@ -1,7 +1,7 @@
 """Which connection pools the app's stores open, as JSON, in the image beside a database:
 
     python -m orcheo_db.runtime pools                   every store that the web app can open
-    python -m orcheo_db.runtime pools RUN WORKSPACE     what a worker opens to execute this pending run
+    python -m orcheo_db.runtime pools RUN WORKSPACE     what a worker opens to execute this pending run and to dispatch cron triggers
 
 The pool arithmetic of the toolkit (`tuning.pools`) rests on this list; a test compares the two. Every store of the web app is
 asked for its pool the way that the app's own dependencies do it; pools are noted as they are made, with the module that made
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -66,8 +67,19 @@ def _get(module: str, name: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-async def open_all() -> None:
-    """Open the pool of every store that the web app can open, hosted apps included."""
+def _open_blocking() -> None:
+    """The stores that open their pool in their constructor; not inside the event loop, whose pools they would keep waiting."""
+    dsn = str(_get("orcheo.config", "get_settings")(refresh=True).postgres_dsn)
+    _get("orcheo_backend.app.workspace", "get_workspace_service")()
+    _get("orcheo.identity.postgres_store", "PostgresIdentityRepository")(dsn)
+    _get("orcheo.hosted_apps.postgres_store", "PostgresHostedAppsRepository")(dsn)
+    _get("orcheo.hosted_apps.postgres_runtime", "PostgresAppRuntimeService")(dsn)
+    _get("orcheo.hosted_apps.postgres_auth", "PostgresAppAuthService")(dsn)
+    _get("orcheo.hosted_apps.bundle_store", "PostgresBundleStore")(dsn)
+
+
+async def _open_all() -> None:
+    """The other stores of the web app."""
     app = "orcheo_backend.app"
     settings = _get("orcheo.config", "get_settings")(refresh=True)
     stores = [
@@ -81,13 +93,6 @@ async def open_all() -> None:
         await store._get_pool()
     tokens = _get(f"{app}.service_token_repository.postgres_repository", "PostgresServiceTokenRepository")
     await tokens(str(settings.postgres_dsn))._get_pool()  # as authentication.dependencies makes it: with its defaults
-    _get(f"{app}.workspace", "get_workspace_service")()
-    dsn = str(settings.postgres_dsn)
-    _get("orcheo.identity.postgres_store", "PostgresIdentityRepository")(dsn)
-    _get("orcheo.hosted_apps.postgres_store", "PostgresHostedAppsRepository")(dsn)
-    _get("orcheo.hosted_apps.postgres_runtime", "PostgresAppRuntimeService")(dsn)
-    _get("orcheo.hosted_apps.postgres_auth", "PostgresAppAuthService")(dsn)
-    _get("orcheo.hosted_apps.bundle_store", "PostgresBundleStore")(dsn)
     for name in ("create_checkpointer", "create_graph_store"):
         async with _get("orcheo.persistence", name)(settings):
             pass
@@ -97,7 +102,16 @@ def main(words: list[str]) -> None:
     """Print the list. `words`: a pending run's id and its workspace's, or nothing."""
     processes.prepare()
     found = record()
-    asyncio.run(_get("orcheo_backend.worker.tasks", "execute_run_async")(*words) if words else open_all())
-    print(json.dumps(found, indent=2))
-    sys.stdout.flush()
-    importlib.import_module("os")._exit(0)  # open pools have threads that would only be waited for
+    if not words:
+        _open_blocking()
+
+    async def listed() -> None:
+        if words:
+            await _get("orcheo_backend.worker.tasks", "execute_run_async")(*words)
+            await _get("orcheo_backend.worker.tasks", "_dispatch_cron_triggers_async")()
+        else:
+            await _open_all()
+        print(json.dumps(found, indent=2), flush=True)
+        os._exit(0)  # the open pools have threads and tasks that would only be waited for
+
+    asyncio.run(listed())

@@ -14,8 +14,8 @@ DRAIN_SECONDS = 35  # the backend gives runs in progress 30 s; Compose waits a l
 # Longer than the 60 s that nginx and the clouds' load balancers keep an idle connection: the side that may send must be the
 # first to close, or a request meets a connection that is just going. uvicorn's own 5 s does that to any client that polls.
 KEEP_ALIVE_SECONDS = 75
-# A task that a killed worker had taken comes back after this many seconds. Kombu's default is an hour, in which the run stays
-# pending. A run that is taken twice is executed once: the app skips one that is not pending any more.
+# A task that a killed worker had taken comes back after this many seconds (kombu's default: an hour). If it had not yet begun the
+# run, the run is executed then; a run that it had begun stays `running`, because the app skips whatever is not pending.
 VISIBILITY_SECONDS = 300
 WORKER_SIGN = Path("/tmp/orcheo-worker-alive")  # noqa: S108 - the container's own tmpfs
 BEAT_SIGN = Path("/tmp/orcheo-beat-alive")  # noqa: S108

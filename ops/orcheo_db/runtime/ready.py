@@ -7,7 +7,6 @@ an authenticated call that reads from it.
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 import urllib.error
@@ -89,7 +88,8 @@ def beat() -> str:
     Raises:
         CheckFailed: it hasn't.
     """
-    interval = float(os.environ.get("ORCHEO_CRON_DISPATCH_INTERVAL", "60"))
+    # From the file: this is another process than beat, whose environment was made inside it.
+    interval = float(settings.read_config().environment.get("ORCHEO_CRON_DISPATCH_INTERVAL", "60"))
     age = _age(processes.BEAT_SIGN)
     if age > BEAT_INTERVALS * interval:
         raise CheckFailed(f"beat has published nothing for {age:.0f} s (is Redis there?)")

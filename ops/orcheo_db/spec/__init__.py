@@ -4,11 +4,12 @@ Nothing here knows what a value means for PostgreSQL (that is `tuning`'s); here 
 kind. Every mistake is one `SpecError` line: where, which key, the bad value, what is accepted.
 """
 
-from orcheo_db.spec.models import App, Cluster, Database, Images, Size, Spec, Stack, Versions
+from orcheo_db.spec.models import BACKENDS, App, Cluster, Database, Images, Size, Spec, Stack, Versions
 from orcheo_db.spec.read import DEFAULT_PATH, ENVIRONMENT, load_spec, validated
 from orcheo_db.spec.values import STORAGE_KINDS, SpecError, format_memory, parse_memory
 
 __all__ = [
+    "BACKENDS",
     "DEFAULT_PATH",
     "ENVIRONMENT",
     "STORAGE_KINDS",

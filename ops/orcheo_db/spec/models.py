@@ -15,11 +15,11 @@ from orcheo_db.spec.values import (
     Memory,
     Release,
     Repository,
-    Scalar,
     Settings,
     SizeName,
     SpecError,
     Variable,
+    VariableValue,
     not_reserved,
     text,
     unique,
@@ -27,6 +27,8 @@ from orcheo_db.spec.values import (
 )
 
 DEFAULT_NAME = "ops/spec.toml"
+# The app's subsystems that choose their backend by ORCHEO_NAME_BACKEND.
+BACKENDS = ("CHECKPOINT", "GRAPH_STORE", "REPOSITORY", "WORKSPACE", "CHATKIT", "VAULT", "AUTH_SERVICE_TOKEN")
 
 
 class _Model(BaseModel):
@@ -123,7 +125,7 @@ class App(_Model):
     pool_max_size: Annotated[int, whole(1, 1000, "connections")]
     pool_timeout: Annotated[int, whole(1, 3600, "seconds")]
     pool_max_idle: Annotated[int, whole(1, 86400, "seconds")]
-    environment: Annotated[dict[Variable, Scalar], Field(description="a table of environment variables")] = {}
+    environment: Annotated[dict[Variable, VariableValue], Field(description="a table of environment variables")] = {}
 
 
 class Size(_Model):

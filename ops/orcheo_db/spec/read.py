@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from orcheo_db.spec.models import DEFAULT_NAME, Size, Spec
+from orcheo_db.spec.models import BACKENDS, DEFAULT_NAME, Size, Spec
 from orcheo_db.spec.values import SpecError
 
 DEFAULT_PATH = Path(__file__).resolve().parents[2] / "spec.toml"
@@ -52,10 +52,10 @@ OWNED_VARIABLES: dict[str, str] = {
     "ORCHEO_WORKFLOW_TRUST_MODE": _KEY.format("app.workflow_trust_mode"),
     "ORCHEO_CHATKIT_RETENTION_DAYS": _KEY.format("app.chatkit_retention_days"),
     "ORCHEO_TRACE_RETENTION_DAYS": _KEY.format("app.trace_retention_days"),
-    **{
-        f"ORCHEO_{name}_BACKEND": _KEY.format("app.storage")
-        for name in ("CHECKPOINT", "GRAPH_STORE", "REPOSITORY", "WORKSPACE", "CHATKIT", "VAULT", "AUTH_SERVICE_TOKEN")
-    },
+    **{f"ORCHEO_{name}_BACKEND": _KEY.format("app.storage") for name in BACKENDS},
+    "ORCHEO_AUTH_MODE": "is fixed: whoever reaches the API needs a token",
+    "ORCHEO_INPROCESS_EXECUTION": "is fixed: the worker executes runs",
+    "ORCHEO_INPROCESS_CRON": "is fixed: beat starts cron triggers",
 }
 
 
@@ -120,8 +120,12 @@ def _contradictions(spec: Spec) -> Iterator[tuple[tuple[str, ...], object, str]]
     app, cluster = spec.app, spec.cluster
     if app.pool_min_size > app.pool_max_size:
         yield ("app", "pool_min_size"), app.pool_min_size, f"at most app.pool_max_size ({app.pool_max_size})"
-    if app.port == spec.stack.port:
-        yield ("app", "port"), app.port, "another port than PgBouncer's (stack.port)"
+    if "app" in spec.stack.parts:
+        if app.port == spec.stack.port:
+            yield ("app", "port"), app.port, "another port than PgBouncer's (stack.port)"
+        for processes in ("backend_processes", "worker_processes"):  # none is for an app that runs elsewhere
+            if getattr(app, processes) == 0:
+                yield ("app", processes), 0, "at least 1, because the app runs here (stack.parts)"
     for name in app.environment:
         if name in OWNED_VARIABLES:
             yield ("app", "environment", name), MISSING, OWNED_VARIABLES[name]

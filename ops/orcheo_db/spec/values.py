@@ -120,4 +120,11 @@ Repository = Annotated[str, text(_REPOSITORY, "an image name without a tag, for 
 Release = Annotated[str, text(_RELEASE, "a release number such as 0.46.1")]
 Address = Annotated[str, BeforeValidator(_address), Field(description="an IP address, for example 127.0.0.1")]
 Extension = Annotated[str, text(r"[a-z][a-z0-9_-]{0,62}", "an extension's name, for example pg_trgm")]
+VariableValue = Annotated[
+    str,
+    BeforeValidator(
+        lambda value: str(value).lower() if isinstance(value, bool) else _scalar(value)
+    ),  # programs read true, not on
+    Field(description="a string, a number or a boolean"),
+]
 Variable = Annotated[str, text(r"[A-Z][A-Z0-9_]{0,99}", "a variable's name, for example ORCHEO_LOG_LEVEL")]

@@ -23,6 +23,7 @@ from orcheo_db.spec import Size, Spec
 from orcheo_db.targets import app
 from orcheo_db.targets.base import Endpoint, Facts, Result, ServiceState, Target
 from orcheo_db.targets.mounts import File, fingerprint
+from orcheo_db.tuning import app_limits
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCKER_ENVIRONMENT = (
@@ -139,7 +140,11 @@ class ComposeTarget(Target):
             container.start()  # after a kill by its own command Docker takes the end for intended
 
     def services(self) -> list[ServiceState]:
-        return [self._state(name) for name in self.service_names]
+        # Those of the app that are there although it is not wanted (somebody chose otherwise in the meantime) are shown too.
+        unwanted = [
+            name for name in app.SERVICES if name not in self.service_names and self.container(name) is not None
+        ]
+        return [self._state(name) for name in (*self.service_names, *unwanted)]
 
     def _state(self, service: str) -> ServiceState:
         container = self.container(service)
@@ -290,7 +295,7 @@ class ComposeTarget(Target):
 
     def _app_environment(self) -> dict[str, str]:
         inputs = {f"{name.upper()}_INPUTS": fingerprint(files) for name, files in self.app_mounts().items()}
-        limits = {name: str(size) for name, size in app.limits(self.spec).items()}
+        limits = {name: str(size) for name, size in app_limits(self.spec).items()}
         return {**inputs, **limits, "APP_PORT": str(self.spec.app.port)}
 
     def image_id(self, name: str) -> str:

@@ -1,6 +1,6 @@
 """From a size to settings with their reasons. Pure functions: no files, no network."""
 
-from orcheo_db.tuning.machine import ContainerLimits, container_limits, machine_size
+from orcheo_db.tuning.machine import REDIS_MEMORY, ContainerLimits, app_limits, container_limits, machine_size
 from orcheo_db.tuning.model import DDL_LOCK_TIMEOUT, Setting
 from orcheo_db.tuning.overrides import check_overrides
 from orcheo_db.tuning.pgbouncer import pgbouncer_settings, user_pools
@@ -11,9 +11,11 @@ __all__ = [
     "AUTH_CONNECTIONS",
     "AUTH_POOL",
     "DDL_LOCK_TIMEOUT",
+    "REDIS_MEMORY",
     "ContainerLimits",
     "PoolBudget",
     "Setting",
+    "app_limits",
     "check_overrides",
     "container_limits",
     "machine_size",

@@ -49,6 +49,21 @@ class ContainerLimits:
     init: int
 
 
+REDIS_MEMORY = 256 * MB  # its data is bounded to half of it: the log's rewrite and the health check need room too
+BEAT_MEMORY = 512 * MB  # imports Celery and the tasks' module (270 MB) and runs nothing
+
+
+def app_limits(spec: Spec) -> dict[str, int]:
+    """Memory limits in bytes of the app's services: each process the spec's `process_memory`; Celery's parent is as large as one."""
+    each = spec.app.process_memory
+    return {
+        "BACKEND_MEMORY": each * spec.app.backend_processes,
+        "WORKER_MEMORY": each * (spec.app.worker_processes + 1),
+        "BEAT_MEMORY": BEAT_MEMORY,
+        "REDIS_MEMORY": REDIS_MEMORY,
+    }
+
+
 def container_limits(size: Size, spec: Spec) -> ContainerLimits:
     """The limits of `size`.
 

@@ -8,7 +8,7 @@ from orcheo_db.spec import Size, Spec, format_memory
 from orcheo_db.tuning.overrides import check_overrides
 from orcheo_db.tuning.postgresql import reserved_connections
 
-# The pools of one backend process (orcheo 0.46.1, orcheo-backend 0.39.0), each opened by one of its stores, as
+# The pools of one backend process (orcheo 0.46.1, orcheo-backend 0.39.0; another release may differ), each opened by one of its stores, as
 # `python -m orcheo_db.runtime pools` lists them in the image (tests/e2e/test_connections.py compares).
 TUNABLE_STORES = (
     "workflow repository",
@@ -29,8 +29,15 @@ FIXED_STORES = (
     "hosted apps: bundles",
 )  # these ignore it
 FIXED_POOL_SIZE = 10
-# The pools of one Celery process: what executing a run opens. (Celery's parent and beat open none.)
-WORKER_STORES = ("workflow repository", "run history", "vault", "langgraph checkpointer", "langgraph store")
+# The pools of one Celery process: what executing a run opens, and dispatching cron triggers. (Celery's parent and beat open none.)
+WORKER_STORES = (
+    "workflow repository",
+    "run history",
+    "vault",
+    "langgraph checkpointer",
+    "langgraph store",
+    "workspaces and identities",
+)
 
 APP_LOGINS = 2  # orcheo_app_a and orcheo_app_b: while a password rotates, both have connections
 READ_ONLY_POOL = 4

@@ -1,0 +1,36 @@
+"""The commands `orcheo-db bench …`."""
+
+from __future__ import annotations
+
+import click
+from rich.table import Table
+
+from orcheo_db.bench import search
+from orcheo_db.command import Context, Group, pass_context
+from orcheo_db.console import out
+from orcheo_db.errors import CheckFailed
+
+
+@click.group("bench", cls=Group)
+def bench_group() -> None:
+    """Measure, against a baseline of the same run."""
+
+
+@bench_group.command("search")
+@click.option("--steps", type=click.IntRange(1000, 50_000_000), default=1_000_000, show_default=True)
+@pass_context
+def bench_search(context: Context, /, steps: int) -> None:
+    """Search on that many history steps; in schemas of its own, dropped at the end. Exit code 1 if p95 misses 100 ms."""
+    result = search.bench(context.target().dsn(direct=True), steps)
+    context.print(result, None)
+    if not context.as_json:
+        table = Table(box=None, pad_edge=False)
+        for title in ("question", "p50 ms", "p95 ms", "p99 ms", "without index, ms", "times faster"):
+            table.add_column(title, justify="left" if title == "question" else "right")
+        for row in result["questions"]:
+            base = ("-", "-") if row["ratio"] is None else (f"{row['baseline_p50']:.0f}", f"{row['ratio']:.0f}")
+            table.add_row(row["question"], *(f"{row[name]:.1f}" for name in ("p50", "p95", "p99")), *base)
+        out.print(table)
+    slow = [row["question"] for row in result["questions"] if row["p95"] >= search.AIM_MS]
+    if slow:
+        raise CheckFailed(f"p95 is over {search.AIM_MS:.0f} ms for: {'; '.join(slow)}")
