@@ -37,7 +37,13 @@ def populate(call: Call, label: str) -> dict[str, Any]:
     made = call("POST", "/api/workflows", {"name": f"The {label}", "handle": f"{label}-invoices", "actor": "seed"})
     workflow = made["id"]
     for notes in ("first", "second"):
-        body = {"script": SCRIPT, "metadata": {"by": label}, "notes": notes, "created_by": "seed", "entrypoint": "orcheo_workflow"}
+        body = {
+            "script": SCRIPT,
+            "metadata": {"by": label},
+            "notes": notes,
+            "created_by": "seed",
+            "entrypoint": "orcheo_workflow",
+        }
         call("POST", f"/api/workflows/{workflow}/versions/ingest", body)
     call("PUT", f"/api/workflows/{workflow}/triggers/webhook/config", {"allowed_methods": ["POST"]})
     call("PUT", f"/api/workflows/{workflow}/triggers/cron/config", {"expression": "0 5 * * *", "timezone": "UTC"})
@@ -47,12 +53,19 @@ def populate(call: Call, label: str) -> dict[str, Any]:
         {"workflow_id": workflow, "actor": "seed", "runs": [{"input_payload": {"n": 1}}]},
     )[0]["id"]
     deadline = time.monotonic() + 60
-    while (state := call("GET", f"/api/runs/{run}")["status"]) in ("pending", "running") and time.monotonic() < deadline:
+    while (state := call("GET", f"/api/runs/{run}")["status"]) in (
+        "pending",
+        "running",
+    ) and time.monotonic() < deadline:
         time.sleep(0.2)
     # The same name in every workspace: that is allowed, and collides when they become one.
     mail = call("POST", "/api/credentials", _credential("mail", label, access="shared"))
     own = call("POST", "/api/credentials", _credential(f"{label}-own", label, access="scoped", workflow_id=workflow))
-    template = call("POST", "/api/credentials/templates", {"name": f"{label}-template", "provider": "smtp", "scopes": [], "actor": "seed"})
+    template = call(
+        "POST",
+        "/api/credentials/templates",
+        {"name": f"{label}-template", "provider": "smtp", "scopes": [], "actor": "seed"},
+    )
     token = call("POST", "/api/admin/service-tokens", {"identifier": f"{label}-token", "scopes": ["workflows:read"]})
     old = call("POST", "/api/workflows", {"name": "Old", "handle": "shared-handle", "actor": "seed"})
     call("DELETE", f"/api/workflows/{old['id']}?actor=seed", None)
@@ -69,7 +82,14 @@ def populate(call: Call, label: str) -> dict[str, Any]:
 
 
 def _credential(name: str, label: str, **rest: Any) -> dict[str, Any]:
-    return {"name": name, "provider": "smtp", "secret": SECRET.format(label=label), "actor": "seed", "scopes": [], **rest}
+    return {
+        "name": name,
+        "provider": "smtp",
+        "secret": SECRET.format(label=label),
+        "actor": "seed",
+        "scopes": [],
+        **rest,
+    }
 
 
 # What the API can't make, by the app's own stores; then the bridge release's default workspace backend, which keeps workspaces in

@@ -156,7 +156,9 @@ def _attachments(conn: Connection, columns: Mapping[str, Mapping[str, str]]) -> 
     if "storage_path" not in there:
         return 0
     if "blob_backend" in there:
-        return _number(conn, "SELECT count(*) FROM chat_attachments WHERE storage_path IS NOT NULL AND blob_backend IS NULL")
+        return _number(
+            conn, "SELECT count(*) FROM chat_attachments WHERE storage_path IS NOT NULL AND blob_backend IS NULL"
+        )
     return _number(conn, "SELECT count(*) FROM chat_attachments WHERE storage_path IS NOT NULL")
 
 
