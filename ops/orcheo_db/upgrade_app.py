@@ -44,7 +44,9 @@ def job(target: ComposeTarget, command: str, slug: str | None = None) -> dict[st
             f"--env=ORCHEO_DB_VAULT_KEY_FILE={APP_KEY}/{app_secrets.VAULT_KEY}",
             f"--volume={secrets}:{APP_KEY}:ro",
         ]
-        options += ["--volume=apphome:/home/orcheo:ro"]  # attachments of chats that a bridge release kept in files
+        if f"{target.project}_apphome" in target.volumes():
+            # attachments of chats that a bridge release kept in files; by its full name, which Compose takes as it is
+            options.append(f"--volume={target.project}_apphome:/home/orcheo:ro")
     words = ["python", "-m", "orcheo_db.upgrade", command, "--json", *(["--workspace", slug] if slug else [])]
     with step(f"Upgrade: {command}"):
         result = target.compose("run", "--rm", "--no-deps", "-T", *options, "init", *words)
@@ -120,6 +122,9 @@ def _upgrade(target: ComposeTarget, slug: str | None, found: dict[str, Any]) -> 
         if target.after_init(init):
             lifecycle.install_files(target)
             lifecycle.write_environment(target)
+        pooler = target.container("pgbouncer")
+        if pooler is not None and pooler.status == "running":
+            pooler.restart(timeout=30)  # its connections carry statements that were prepared for the old tables
         start(target, "pgbouncer", HEALTHY_SECONDS)
         app = app_lifecycle.start_app(target) if target.with_app else []
     except (UserError, CheckFailed) as error:

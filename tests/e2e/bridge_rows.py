@@ -1,12 +1,14 @@
 """Real rows in every store of the bridge release (orcheo 0.34.0, orcheo-backend 0.30.0), made through its own API and stores.
 
 `populate` speaks to the API by a function `call(method, path, body)`, so it serves a backend that runs (from the host) and one
-inside a process of the image (`INSIDE`, with the whole of this file before it: `tests/e2e/test_upgrade.py` puts them together).
+inside a process of the image (`program`).
 Standard library only, because the image has no requests.
 """
 
 from __future__ import annotations
 
+import inspect
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -79,6 +81,14 @@ def populate(call: Call, label: str) -> dict[str, Any]:
         "token": token["identifier"],
         "secret": token["secret"],
     }
+
+
+def program(label: str, backend: str, *, unscoped: bool = False) -> str:
+    """The program for `python -` in the bridge image's backend container; it prints the ids as JSON."""
+    given = {"label": label, "backend": backend, "unscoped": unscoped}
+    shared = [f"SCRIPT, SECRET = {SCRIPT!r}, {SECRET!r}", inspect.getsource(populate), inspect.getsource(_credential)]
+    head = "from __future__ import annotations\nimport json\nimport time"
+    return "\n".join([head, *shared, f"GIVEN = json.loads({json.dumps(json.dumps(given))})", INSIDE])
 
 
 def _credential(name: str, label: str, **rest: Any) -> dict[str, Any]:
