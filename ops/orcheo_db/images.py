@@ -25,7 +25,7 @@ LABEL = "orcheo-db.inputs"
 # What the Dockerfile of `orcheo` copies: the init job, the app's launcher and what they import. The rest of the toolkit runs on the host, and a
 # change there must not make the image anew.
 TOOLKIT_IN_IMAGE = tuple(
-    f"ops/orcheo_db/{name}" for name in ("__init__.py", "errors.py", "database.py", "bootstrap", "runtime")
+    f"ops/orcheo_db/{name}" for name in ("__init__.py", "errors.py", "database.py", "bootstrap", "runtime", "upgrade")
 )
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 

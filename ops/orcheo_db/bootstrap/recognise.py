@@ -146,8 +146,8 @@ def _refuse_older(where: str, ours: Mapping[str, Table], lacking: list[str]) -> 
         raise CheckFailed(
             f"{where} was made by a bridge release of Orcheo (0.16 to 0.34) or another one older than the"
             " installed: it lacks"
-            f" {shown}, which the newer release doesn't add by itself. Bring it up to date first, or give"
-            " an empty database."
+            f" {shown}, which the newer release doesn't add by itself. `orcheo-db upgrade-app`"
+            " brings it up to date; or give an empty database."
             f" {UNTOUCHED}"
         )
     raise CheckFailed(
