@@ -42,7 +42,9 @@ def doomed(target: ComposeTarget) -> list[str]:
     }
     names += [f"volume {name} ({said[name]})" for name in target.volumes()]
     if target.store.exists():
-        names.append(f"directory {target.store.path} (all secrets and certificates)")
+        points = len(list((target.store.path / "backups").glob("*.dump")))
+        also = f", and {points} backup points in it" if points else ""
+        names.append(f"directory {target.store.path} (all secrets and certificates{also})")
     return names
 
 
