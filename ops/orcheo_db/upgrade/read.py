@@ -209,7 +209,10 @@ def everything(job: Job, active: Sequence[Workspace]) -> Seen:
     if not decrypt:
         seen.notes.append("no vault key was given, so no credential was decrypted")
     with psycopg.connect(job.login(APP_LOGINS[0], options=SESSION_OPTIONS), autocommit=True) as connection:
-        asyncio.run(_read(_Reader(connection, seen, decrypt=decrypt), active))
+        # Not asyncio.run: at its end it cancels the tasks of the app's open pools and waits for them, which now and then never
+        # ends. The process goes away by os._exit (`__main__`), and the pools with it.
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(_read(_Reader(connection, seen, decrypt=decrypt), active))
     return seen
 
 
