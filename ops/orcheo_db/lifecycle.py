@@ -89,7 +89,8 @@ def up(
         before = snapshot(target)
         check_secrets(target, new_secrets=new_secrets)
         adopt = prepare(target, outcome, new_secrets=new_secrets)
-        target.store.choose(choices or {})
+        if choices is not None:
+            target.store.choose(choices)
         if target.managed_server:
             with _timed(outcome, "postgres"):
                 start(target, "postgres", HEALTHY_SECONDS)
@@ -100,6 +101,8 @@ def up(
             write_environment(target)
             if target.managed_server:
                 start(target, "postgres", HEALTHY_SECONDS)
+        if outcome.init and outcome.init["changed"]:
+            renew_server_connections(target)
         if target.after_init(outcome.init):
             install_files(target)
             write_environment(target)
@@ -224,6 +227,36 @@ def init(target: ComposeTarget, *, force: bool = False) -> dict[str, Any] | None
         raise (UserError if code == 2 else CheckFailed)(words)
     summary: dict[str, Any] = json.loads(container.logs(stderr=False))
     return summary
+
+
+def renew_server_connections(target: ComposeTarget) -> None:
+    """Have a running PgBouncer take new connections to PostgreSQL, each when its transaction ends: the present ones carry
+    statements that were prepared for tables as they were before the init job, and such a statement fails once ("cached plan must not
+    change result type").
+
+    Raises:
+        CheckFailed: PgBouncer refuses it.
+    """
+    container = target.container("pgbouncer")
+    if container is None or container.status != "running":
+        return
+    console = [
+        "psql",
+        "-XAtq",
+        "-h",
+        "/run/pgbouncer",
+        "-p",
+        "6432",
+        "-U",
+        "pgbouncer",
+        "-d",
+        "pgbouncer",
+        "-c",
+        "RECONNECT",
+    ]
+    result = target.run("pgbouncer", console)
+    if result.code != 0:
+        raise CheckFailed(f"PgBouncer does not take new server connections: {last_line(result.stderr)}")
 
 
 def probe(target: ComposeTarget) -> dict[str, Any]:

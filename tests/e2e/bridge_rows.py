@@ -161,6 +161,8 @@ async def stores(workflow, run, workspace):
     await chat.save_attachment(attachment, context, storage_path=path)
     async with create_graph_store(get_settings()) as store:
         await store.aput(("memories", label), "fact", {"text": "of " + label})
+        if workspace:  # as the app's own storage nodes keep theirs
+            await store.aput((str(workspace), "agent_chat_history", label), "fact", {"text": "of " + label})
     return thread.id
 
 

@@ -243,6 +243,10 @@ def test_every_row_is_seen_through_the_api_of_the_default_pair(old, seeded, api,
     text = "SELECT convert_from(content, 'UTF8') FROM chat_attachment_blobs WHERE attachment_id = %s"
     assert query(old, text, f"atc_{label}") == [(f"attachment of {label}",)]
     assert query(old, "SELECT count(*) FROM chat_messages WHERE thread_id = %s", ids["thread"]) == [(3,)]
+    # Items of the app's own storage nodes are in the workspace's namespace.
+    text = "SELECT prefix FROM store WHERE prefix LIKE '%%.agent_chat_history.' || %s"
+    home = api.call("GET", f"/api/workflows/{workflow}")["workspace_id"]
+    assert query(old, text, label) == [(f"{home}.agent_chat_history.{label}",)]
 
 
 def test_alerts_and_the_workflow_of_no_workspace_are_seen(seeded, api):

@@ -42,8 +42,15 @@ def numbers(release: str) -> tuple[int, ...]:
 
 
 def _agentensor_deadlock() -> None:
-    module = importlib.import_module("orcheo_backend.app.agentensor.checkpoint_store")
-    store: Any = module.PostgresAgentensorCheckpointStore
+    _pool_first("orcheo_backend.app.agentensor.checkpoint_store", "PostgresAgentensorCheckpointStore")
+
+
+def _plugins_deadlock() -> None:
+    _pool_first("orcheo_backend.app.plugin_installation_store", "PostgresPluginInstallationStore")
+
+
+def _pool_first(module: str, name: str) -> None:
+    store: Any = getattr(importlib.import_module(module), name)
     initialize = store._ensure_initialized
 
     async def _ensure_initialized(self: Any) -> None:
@@ -77,6 +84,14 @@ AGENTENSOR = Workaround(
     " _get_pool takes it again, so GET /api/workflows/ID/agentensor/checkpoints never answers",
     apply=_agentensor_deadlock,
 )
+PLUGINS = Workaround(
+    name="plugins-deadlock",
+    package="orcheo-backend",
+    first="0.16.0",
+    last="0.30.0",  # the bridge releases; the default pair's takes its lock once
+    defect="PostgresPluginInstallationStore waits for itself at its first use, in the same way",
+    apply=_plugins_deadlock,
+)
 PREPARED = Workaround(
     name="prepared-statements",
     package="orcheo-backend",
@@ -95,12 +110,14 @@ def apply(*, prepared_statements: bool) -> list[str]:
         prepared_statements: whether the pooler takes them; then the app may go on using them, for they are faster.
     """
     lines = []
-    for workaround in (AGENTENSOR, *(() if prepared_statements else (PREPARED,))):
+    for workaround in (AGENTENSOR, PLUGINS, *(() if prepared_statements else (PREPARED,))):
         release = metadata.version(workaround.package)
         if workaround.concerns(release):
             workaround.apply()
             lines.append(f"workaround {workaround.name} applied ({workaround.package} {release})")
-        else:
+        elif (
+            numbers(release) > numbers(workaround.last) and workaround is not PLUGINS
+        ):  # PLUGINS is known to be mended since
             known = f"{workaround.first} to {workaround.last}"
             lines.append(
                 f"workaround {workaround.name} not applied: {workaround.package} {release} is not one of {known}"

@@ -85,6 +85,11 @@ def _change(opened: Opened, found: dict[str, expected.Table], slug: str | None) 
     home = remap.Home(destination.id if destination else workspaces.NONE, known)
     single = not any(workspace.members for workspace in there)
     moves = remap.bring_home(conn, tables, home, single=single)
+    left_in_store = 0
+    dead = sorted({each for ids in strays.values() for each in ids if each})
+    if destination and dead and "store" in found:
+        count, left_in_store = remap.graph_store(conn, home, dead)
+        moves.moved |= {"store": count} if count else {}
     owners = workspaces.adopt_orphans(conn, destination)
 
     without = {
@@ -100,6 +105,7 @@ def _change(opened: Opened, found: dict[str, expected.Table], slug: str | None) 
         "workspace": asdict(destination) if destination else None,
         "stray": strays,
         "rows_moved": moves.moved,
+        "store_items_left": left_in_store,
         "renames": [new.document() for new in moves.renamed],
         "archived": {f"orcheo_archive.{ARCHIVED}": moves.archived} if moves.archived else {},
         "tokens_changed": moves.tokens,

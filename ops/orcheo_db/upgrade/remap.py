@@ -173,6 +173,32 @@ def tokens(conn: Connection, home: Home, *, single: bool) -> int:
     return conn.execute(query).rowcount
 
 
+def graph_store(conn: Connection, home: Home, dead: Sequence[str]) -> tuple[int, int]:
+    """Items of the LangGraph store, whose namespace begins with the workspace (`orcheo.nodes.storage`), follow to the home of strays.
+
+    Args:
+        dead: ids that name no workspace.
+
+    Returns how many moved, and how many stay under their dead id because the home has an item of that name.
+    """
+    values = {"home": home.id, "rest": len(home.id) + 1, "dead": list(dead)}
+    moved = conn.execute(
+        """
+        UPDATE public.store s SET prefix = %(home)s || substr(s.prefix, %(rest)s)
+         WHERE split_part(s.prefix, '.', 1) = ANY (%(dead)s)
+           AND NOT EXISTS (SELECT FROM public.store o WHERE o.prefix = %(home)s || substr(s.prefix, %(rest)s) AND o.key = s.key)
+           AND NOT EXISTS (SELECT FROM public.store e WHERE e.ctid < s.ctid AND e.key = s.key
+                              AND split_part(e.prefix, '.', 1) = ANY (%(dead)s)
+                              AND substr(e.prefix, %(rest)s) = substr(s.prefix, %(rest)s))
+        """,
+        values,
+    ).rowcount
+    row = conn.execute(
+        "SELECT count(*) FROM public.store WHERE split_part(prefix, '.', 1) = ANY (%(dead)s)", values
+    ).fetchone()
+    return moved, int(row[0]) if row else 0
+
+
 def bring_home(conn: Connection, tables: Sequence[Scoped], home: Home, *, single: bool) -> Moves:
     """All of it, parents first."""
     done = Moves()
