@@ -16,7 +16,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Workaround:
-    """One defect. `first` and `last`: the releases of `package` known to have it (both included)."""
+    """One defect. `first` and `last`: the releases of `package` known to have it (both included); `mended`: later ones don't."""
 
     name: str
     package: str
@@ -24,6 +24,7 @@ class Workaround:
     last: str
     defect: str
     apply: Callable[[], None]
+    mended: bool = False
 
     def concerns(self, release: str) -> bool:
         """Whether this release is one of those."""
@@ -91,6 +92,7 @@ PLUGINS = Workaround(
     last="0.30.0",  # the bridge releases; the default pair's takes its lock once
     defect="PostgresPluginInstallationStore waits for itself at its first use, in the same way",
     apply=_plugins_deadlock,
+    mended=True,
 )
 PREPARED = Workaround(
     name="prepared-statements",
@@ -115,9 +117,7 @@ def apply(*, prepared_statements: bool) -> list[str]:
         if workaround.concerns(release):
             workaround.apply()
             lines.append(f"workaround {workaround.name} applied ({workaround.package} {release})")
-        elif (
-            numbers(release) > numbers(workaround.last) and workaround is not PLUGINS
-        ):  # PLUGINS is known to be mended since
+        elif not workaround.mended:
             known = f"{workaround.first} to {workaround.last}"
             lines.append(
                 f"workaround {workaround.name} not applied: {workaround.package} {release} is not one of {known}"
