@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,6 +132,35 @@ class Installation:
         assert self.run("destroy", "--confirm", "yes").code == 0
 
 
+@contextmanager
+def only_run_on_this_machine() -> Iterator[None]:
+    """Two runs share a Docker daemon and the suite's project names: the second is told so, and removes nothing."""
+    with (Path(tempfile.gettempdir()) / f"{TEST_PROJECT}.lock").open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pytest.exit(f"another run of this suite holds {held.name} on this machine: wait for its end", 2)
+        yield
+
+
+def remove_leftovers(own: Installation) -> None:
+    """Containers, networks and volumes of one of the suite's own projects, whatever state a test left it in."""
+    label = f"label=com.docker.compose.project={own.project}"
+    for kind, options in (("container", ["--all"]), ("network", []), ("volume", [])):
+        listed = subprocess.run(
+            ["docker", kind, "ls", "--quiet", *options, "--filter", label],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        if names := listed.stdout.split():
+            subprocess.run(
+                ["docker", kind, "rm", *(["--force"] if kind != "network" else []), *names],
+                capture_output=True,
+                check=True,
+            )
+
+
 @pytest.fixture(scope="session")
 def docker_ready() -> None:
     """Docker answers, installed and started if need be: as `make up` does it."""
@@ -145,12 +178,15 @@ def installation(
         yield Installation(spec.stack.project, spec.stack.port, state_directory(ROOT, project), kind=kind)
         return
     own = Installation(TEST_PROJECT, free_port(), ROOT / "compose" / ".state" / TEST_PROJECT)
-    if own.state.exists():  # left by a run that was killed: it is this suite's own project
-        own.destroy()
-    own.ok("up")
-    yield own
-    if not request.config.getoption("--keep"):
-        own.destroy()
+    with only_run_on_this_machine():
+        # Left by a run that was killed, perhaps from a clone that is gone: the project is this suite's own.
+        remove_leftovers(own)
+        if own.state.exists():
+            shutil.rmtree(own.state)
+        own.ok("up")
+        yield own
+        if not request.config.getoption("--keep"):
+            own.destroy()
 
 
 @pytest.fixture

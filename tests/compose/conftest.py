@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Installation, free_port
+from tests.conftest import ROOT, Installation, free_port, remove_leftovers
 
 
 @pytest.fixture
@@ -18,24 +18,6 @@ def second(docker_ready: None, installation: Installation, tmp_path: Path) -> It
     remove_leftovers(own)
     yield own
     remove_leftovers(own)
-
-
-def remove_leftovers(own: Installation) -> None:
-    """Containers, networks and volumes of the suite's own second project, whatever state a test left it in."""
-    label = f"label=com.docker.compose.project={own.project}"
-    for kind, options in (("container", ["--all"]), ("network", []), ("volume", [])):
-        listed = subprocess.run(
-            ["docker", kind, "ls", "--quiet", *options, "--filter", label],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        if names := listed.stdout.split():
-            subprocess.run(
-                ["docker", kind, "rm", *(["--force"] if kind != "network" else []), *names],
-                capture_output=True,
-                check=True,
-            )
 
 
 @pytest.fixture

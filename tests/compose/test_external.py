@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from tests.compose.conftest import containers, remove_leftovers
+from tests.compose.conftest import containers
 from tests.compose.outside_server import Outside, outside_server
-from tests.conftest import ROOT, Installation, free_port
+from tests.conftest import ROOT, Installation, free_port, remove_leftovers
 from tests.e2e.conftest import DIRECT, caller, with_spec
 
 # What RDS's and Cloud SQL's administrators have in common: no superuser, but roles and databases; on PostgreSQL 15 that is all

@@ -13,8 +13,7 @@ import pytest
 from orcheo_db import app_secrets
 from orcheo_db.spec import DEFAULT_PATH
 from orcheo_db.targets.compose import ComposeTarget
-from tests.compose.conftest import remove_leftovers
-from tests.conftest import Installation, free_port
+from tests.conftest import Installation, free_port, remove_leftovers
 from tests.e2e.api import Api, first_party_token
 
 # Past the pooler the app's own pools are all that bounds its connections: 1 backend of 8 x 4 + 60 and 2 workers of 5 x 4 + 10 are

@@ -16,8 +16,7 @@ import psycopg
 import pytest
 
 from orcheo_db import app_secrets
-from tests.compose.conftest import remove_leftovers
-from tests.conftest import PROGRAM, ROOT, Installation, free_port
+from tests.conftest import PROGRAM, ROOT, Installation, free_port, remove_leftovers
 from tests.e2e import bridge_rows
 from tests.e2e.api import Api, wait_until
 from tests.e2e.conftest import BRIDGE, caller
