@@ -113,7 +113,7 @@ def test_a_size_beyond_this_machine_is_refused(second: Installation, tmp_path):
     (tmp_path / "spec.toml").write_text(spec)
     second.extra = {"ORCHEO_DB_SPEC": str(tmp_path / "spec.toml"), "ORCHEO_DB_SIZE": "huge"}
     ran = second.run("up")
-    assert ran.code == 2 and "size huge needs 4096.0 GB of memory and this machine has" in ran.message
+    assert ran.code == 2 and "size huge needs 4096.0 GB of memory, and this machine has" in ran.message
     assert containers(second.project) == []
 
 
