@@ -74,13 +74,13 @@ def test_good_input():
     assert found.since == "2026-01-01T00:00:00+00:00" and found.filter == '{"a": "\\u00e4"}'
 
 
-def text(scope: Scope, *, window: bool) -> str:
+def text(scope: Scope, window: tuple[int, int] | None = None) -> str:
     return pages.statement(scope, scope.request.after, 42, window=window)[0].as_string(None)
 
 
 def test_the_window_is_read_in_order_and_the_rest_by_the_inverted_index():
     scope = Scope(Request("x", after=("2026-01-01 00:00:00", 3)), "'x'", "w1", ("f1",))
-    recent, rest = text(scope, window=True), text(scope, window=False)
+    recent, rest = text(scope, (0, pages.WINDOW)), text(scope)
     assert f"LIMIT {pages.WINDOW}" in recent and "MATERIALIZED" not in recent
     assert "MATERIALIZED" in rest and '"d".tsv @@' in rest
     for query in (recent, rest):
@@ -89,6 +89,6 @@ def test_the_window_is_read_in_order_and_the_rest_by_the_inverted_index():
 
 def test_values_never_become_text():
     scope = Scope(Request("x", filter='{"a": 1}', kinds=("message",), since="s", until="u"), "'x'", "w'1", ("f'1",))
-    query, values = pages.statement(scope, None, 42, window=False)
+    query, values = pages.statement(scope, None, 42)
     assert "f'1" not in query.as_string(None) and "w'1" not in query.as_string(None)
     assert values["workflow"] == "f'1" and values["workspace"] == "w'1" and values["filter"] == '{"a": 1}'

@@ -188,13 +188,13 @@ def test_pages_are_complete_and_repeat_nothing_while_rows_come(db, mark):
 )
 def test_explain_shows_the_index(db, request_, name):
     scope = run.resolve(db, request_)
-    query, values = pages.statement(scope, None, 42, window=False)
+    query, values = pages.statement(scope, None, 42)
     with db.transaction():
         db.execute("SET LOCAL enable_seqscan = off")  # on a few rows the planner is right to read them all
         db.execute("SET LOCAL enable_indexscan = off")
         plan = "\n".join(row[0] for row in db.execute(b"EXPLAIN " + query.as_bytes(db), values))
         assert name in plan, plan
-        window = pages.statement(scope, None, 42, window=True)[0]
+        window = pages.statement(scope, None, 42, window=(0, pages.WINDOW))[0]
         db.execute("SET LOCAL enable_indexscan = on")
         assert "documents_at" in "\n".join(row[0] for row in db.execute(b"EXPLAIN " + window.as_bytes(db), values))
 

@@ -2,7 +2,8 @@
 
 Newest first. The planner can't know whether a word is in the newest rows or only in old ones, and guesses (LIMIT makes it walk the
 time index through a million rows for a word of last year). So there are two fixed ways: first the newest `WINDOW` rows that fit the
-plain filters are read in order, which finds every common word; what that leaves is looked up in the GIN index, in a materialized CTE
+plain filters are read in order, which finds every common word, and as many more as their density asks for, if that is not much (a
+phrase of common words); what that leaves is looked up in the GIN index, in a materialized CTE
 that keeps the planner from the first way: among the newest `RECENT` rows, then in as much of the past as their density says, then in all.
 Many questions are rare only as a whole (a phrase of common words, a word and a filter), and the index then gives far more rows to check
 than a page needs.
@@ -20,6 +21,7 @@ from orcheo_db.database import Connection
 from orcheo_db.search.request import Request
 
 WINDOW = 4000  # rows: some 10 ms; a word in one of 200 rows fills a page of 20 from them, a rarer one gives the GIN index little to fetch
+WALK = 12.0  # times WINDOW: some 30 ms, and the GIN index takes longer for a phrase of words that are in most rows
 RECENT = (
     50_000  # rows: finding where they begin takes some 10 ms, and a page of 20 comes of what is in one row of 2,500
 )
@@ -107,12 +109,17 @@ def _where(conditions: list[sql.Composable]) -> sql.Composable:
 
 
 def statement(
-    scope: Scope, after: tuple[str, int] | None, most: int, *, window: bool, since: str | None = None
+    scope: Scope,
+    after: tuple[str, int] | None,
+    most: int,
+    *,
+    window: tuple[int, int] | None = None,
+    since: str | None = None,
 ) -> tuple[sql.Composed, dict[str, Any]]:
     """One look: at most `most` rows after `after`, in order, each with whether its source is still there.
 
     Args:
-        window: among the newest WINDOW rows only, else by the GIN index.
+        window: among these of the newest rows only (how many to pass over, how many to read), else by the GIN index.
         since: not older than this (UTC text).
     """
     plain, values = _plain(scope, after)
@@ -127,7 +134,7 @@ def statement(
         head: sql.Composable = sql.SQL("")
     elif window:
         inner = sql.SQL("SELECT {}, d.tsv, d.doc FROM {} d").format(COLUMNS, table) + _where(plain)
-        inner += order + sql.Literal(WINDOW)
+        inner += order + sql.SQL("{} OFFSET {}").format(window[1], window[0])
         rows = sql.SQL("SELECT w.* FROM ({}) w").format(inner) + _where(inverted) + order + sql.Literal(most)
         head = sql.SQL("")
     else:
@@ -142,27 +149,37 @@ def statement(
 
 
 def gather(conn: Connection, scope: Scope) -> tuple[list[Hit], bool]:
-    """The page and whether there is more after it. Call it in a transaction."""
+    """The page and whether there is more after it. Call it in a transaction of one snapshot (REPEATABLE READ)."""
     wanted = scope.request.limit + 1
     if scope.tsquery is not None or scope.request.filter is not None:
-        hits = _look(conn, scope, scope.request.after, wanted * 2, window=True)
-        found = [hit for hit in hits if hit.alive]
+        found = _walk(conn, scope, wanted)
         if len(found) >= wanted:
             return found[: wanted - 1], True
         since = _recent(conn, scope)
         while since:
-            hits = _look(conn, scope, scope.request.after, wanted * 2, window=False, since=since)
+            hits = _look(conn, scope, scope.request.after, wanted * 2, since=since)
             found = [hit for hit in hits if hit.alive]
             if len(found) >= wanted:
                 return found[: wanted - 1], True
             since = _earlier(conn, scope, since, wanted / len(found)) if found else None
     found, after = [], scope.request.after
     while True:
-        hits = _look(conn, scope, after, wanted * 2, window=False)
+        hits = _look(conn, scope, after, wanted * 2)
         found += [hit for hit in hits if hit.alive]
         if len(found) >= wanted or len(hits) < wanted * 2:
             return found[: wanted - 1], len(found) >= wanted
         after = (hits[-1].at, hits[-1].id)
+
+
+def _walk(conn: Connection, scope: Scope, wanted: int) -> list[Hit]:
+    """What the newest rows have, read in order: WINDOW rows, and as many as should fill the page, if those are at most WALK times as many."""
+    hits = _look(conn, scope, scope.request.after, wanted * 2, window=(0, WINDOW))
+    found = [hit for hit in hits if hit.alive]
+    times = wanted / len(found) * 1.5 if found else WALK
+    if len(found) < wanted and len(hits) < wanted * 2 and times < WALK:
+        more = (WINDOW, round(WINDOW * (times - 1)))
+        found += [hit for hit in _look(conn, scope, scope.request.after, wanted * 2, window=more) if hit.alive]
+    return found
 
 
 def _recent(conn: Connection, scope: Scope) -> str | None:
@@ -203,7 +220,7 @@ def _look(
     after: tuple[str, int] | None,
     most: int,
     *,
-    window: bool,
+    window: tuple[int, int] | None = None,
     since: str | None = None,
 ) -> list[Hit]:
     query, values = statement(scope, after, most, window=window, since=since)

@@ -121,6 +121,8 @@ def search(conn: Connection, request: Request, *, fresh_seconds: float = FRESH_S
 def page(conn: Connection, scope: Scope) -> tuple[list[Hit], bool, list[Found]]:
     """The hits of one page, whether there are more, and the hits with their texts."""
     with conn.transaction():
+        # One snapshot for all looks: rows that come in between would push others from one look into the next.
+        conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         # JIT compiles for longer than these queries run; nothing here should outlast a person's patience; a bitmap of a common
         # word's rows that does not fit into work_mem forgets which they are and has whole pages checked again.
         conn.execute(
