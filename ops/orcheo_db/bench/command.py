@@ -7,7 +7,7 @@ from rich.table import Table
 
 from orcheo_db.bench import search
 from orcheo_db.command import Context, Group, pass_context
-from orcheo_db.console import out
+from orcheo_db.console import out, say
 from orcheo_db.errors import CheckFailed
 
 
@@ -20,7 +20,7 @@ def bench_group() -> None:
 @click.option("--steps", type=click.IntRange(1000, 50_000_000), default=1_000_000, show_default=True)
 @pass_context
 def bench_search(context: Context, /, steps: int) -> None:
-    """Search on that many history steps; in schemas of its own, dropped at the end. Exit code 1 if p95 misses 100 ms."""
+    """Search on that many history steps; in schemas of its own, dropped at the end. Exit code 1 if p95 of all questions misses 100 ms."""
     result = search.bench(context.target().dsn(direct=True), steps)
     context.print(result, None)
     if not context.as_json:
@@ -30,7 +30,11 @@ def bench_search(context: Context, /, steps: int) -> None:
         for row in result["questions"]:
             base = ("-", "-") if row["ratio"] is None else (f"{row['baseline_p50']:.0f}", f"{row['ratio']:.0f}")
             table.add_row(row["question"], *(f"{row[name]:.1f}" for name in ("p50", "p95", "p99")), *base)
+        table.add_row(
+            "all questions", *(f"{result['all_questions'][name]:.1f}" for name in ("p50", "p95", "p99")), "-", "-"
+        )
         out.print(table)
-    slow = [row["question"] for row in result["questions"] if row["p95"] >= search.AIM_MS]
-    if slow:
-        raise CheckFailed(f"p95 is over {search.AIM_MS:.0f} ms for: {'; '.join(slow)}")
+        if result["slow_classes"]:
+            say(f"p95 of {search.AIM_MS:.0f} ms or more: {'; '.join(result['slow_classes'])}")
+    if not result["ok"]:
+        raise CheckFailed(f"p95 of all questions is {result['all_questions']['p95']} ms: not below {search.AIM_MS:.0f}")
