@@ -41,7 +41,7 @@ def expressions(table: str, columns: Sequence[str], listed: Scoped | None) -> li
             continue
         text: sql.Composable = sql.Identifier(column)
         if table == "store" and column == "prefix":  # begins with the workspace (`remap.graph_store`)
-            text = sql.SQL("regexp_replace(prefix, '^[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}(?=[.]|$)', '')")
+            text = sql.SQL("regexp_replace(prefix, '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(?=[.]|$)', '')")
         if column == "payload" and listed and listed.payload:
             text = sql.SQL("(payload - 'workspace_id')")
             if listed.unique:
