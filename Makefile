@@ -15,7 +15,7 @@ export ORCHEO_DB_WITH := $(or $(WITH),$(ORCHEO_DB_WITH))
 ORCHEO_DB := .venv/bin/orcheo-db --target $(TARGET) $(if $(SIZE),--size $(SIZE))
 PYTEST := .venv/bin/pytest
 
-.PHONY: help venv up down destroy status dsn psql bootstrap doctor bench-search images render test test-unit lint lock
+.PHONY: help venv up down destroy status dsn psql bootstrap doctor backup restore drill bench-search images render test test-unit lint lock
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -46,6 +46,15 @@ bootstrap: venv ## run the init job again (roles, grants, extensions, schema)
 
 doctor: venv ## check the running tier against the spec
 	@$(ORCHEO_DB) doctor
+
+backup: venv ## make a backup now [TYPE=full|differential|incremental]
+	@$(ORCHEO_DB) backup run --type $(or $(TYPE),incremental)
+
+restore: venv ## restore into a new volume beside the running one [TO="2026-11-23 10:15:00+00"]
+	@$(ORCHEO_DB) restore $(if $(TO),--to "$(TO)")
+
+drill: venv ## restore the newest backup beside production and prove that it is the same
+	@$(ORCHEO_DB) drill
 
 bench-search: venv ## measure orcheo-db search on a million history steps (some minutes; in schemas of its own)
 	@$(ORCHEO_DB) bench search

@@ -53,9 +53,14 @@ def compose_environment() -> dict[str, str]:
 
 def checks() -> list[tuple[str, Sequence[str], dict[str, str]]]:
     # Files that are only read on top of others are checked with those.
-    alone = [name for name in tracked("compose/*.yaml") if name.count("/") == 1 and "/app" not in name]
+    alone = [
+        name
+        for name in tracked("compose/*.yaml")
+        if name.count("/") == 1 and name.split("/")[1].partition("-")[0].partition(".")[0] not in ("app", "backup")
+    ]
     with_app = [[*base, "compose/app.yaml"] for base in (["compose/compose.yaml"], ["compose/external.yaml"])]
     compose_files = [[name] for name in alone] + with_app + [[*with_app[0], "compose/app-direct.yaml"]]
+    compose_files += [["compose/compose.yaml", "compose/backup.yaml", *more] for more in ([], with_app[0][1:])]
     found: list[tuple[str, Sequence[str], dict[str, str]]] = [
         ("ruff check", [f"{BIN}/ruff", "check", "."], {}),
         ("ruff format", [f"{BIN}/ruff", "format", "--check", "."], {}),

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from orcheo_db import __version__, app_lifecycle, lifecycle, removal, render
 from orcheo_db.bench.command import bench_group
+from orcheo_db.cli_backup import backup_group, drill_command, restore_command
 from orcheo_db.cli_upgrade import upgrade_app_
 from orcheo_db.command import TARGETS, Context, Group, pass_context, running
 from orcheo_db.console import err, out, say
@@ -55,6 +56,9 @@ def cli(context: click.Context, target: str, size: str | None, as_json: bool) ->
 cli.add_command(search_command)
 cli.add_command(bench_group)
 cli.add_command(upgrade_app_)
+cli.add_command(backup_group)
+cli.add_command(drill_command)
+cli.add_command(restore_command)
 
 
 # --- the spec -----------------------------------------------------------------------------------------------------------------

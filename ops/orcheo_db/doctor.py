@@ -29,6 +29,7 @@ ROLE_ATTRIBUTES = {
     "orcheo_app_a": (True, False, False, False, False),
     "orcheo_app_b": (True, False, False, False, False),
     "orcheo_ro": (True, False, False, False, False),
+    "orcheo_backup": (True, False, False, False, False),
     "orcheo_monitor": (True, False, False, False, False),
     "pgbouncer": (True, False, False, False, False),
     "replicator": (True, False, False, False, True),

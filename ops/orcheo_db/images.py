@@ -38,6 +38,7 @@ class Image:
     tag: str
     arguments: dict[str, str]
     inputs: tuple[str, ...]
+    on: str | None = None  # the image of ours that it is built on, instead of the base image
 
     @property
     def dockerfile(self) -> str:
@@ -58,6 +59,19 @@ def images(spec: Spec) -> list[Image]:
         Image("postgres", tags["postgres"], postgres, ("compose/images/postgres", ".dockerignore")),
         Image("pgbouncer", tags["pgbouncer"], postgres, ("compose/images/pgbouncer", ".dockerignore")),
         Image("orcheo", tags["orcheo"], orcheo, ("compose/images/orcheo", ".dockerignore", *TOOLKIT_IN_IMAGE)),
+        Image(
+            "backup",
+            tags["backup"],
+            {"ORCHEO_IMAGE": tags["orcheo"], "POSTGRES_VERSION": str(versions.postgresql)},
+            (
+                "compose/images/backup",
+                "compose/images/postgres/dpkg-excludes",
+                ".dockerignore",
+                "ops/orcheo_db/secrets.py",
+                "ops/orcheo_db/backup",
+            ),
+            on="orcheo",
+        ),
     ]
 
 
@@ -69,7 +83,7 @@ def _files(root: Path, names: Sequence[str]) -> Iterator[Path]:
 
 
 def fingerprint(image: Image, root: Path, base_id: str) -> str:
-    """SHA-256 over everything that an image is built from: its files, build arguments and the base image's id."""
+    """SHA-256 over everything that an image is built from: its files, build arguments and the id of the image below it."""
     digest = hashlib.sha256(repr((image.tag, sorted(image.arguments.items()), base_id)).encode())
     for file in _files(root, image.inputs):
         digest.update(f"{file.relative_to(root)}:{file.stat().st_mode & 0o111 != 0}:".encode())
@@ -92,11 +106,11 @@ def ensure_images(spec: Spec, root: Path, logs: Path, names: Sequence[str] | Non
         UserError: the base image can't be had, or a build fails (with the reason that its log gives).
     """
     done = ensure_base_image(spec.images.base, spec.versions.debian)
-    base_id = str(docker.from_env().images.get(spec.images.base).id)
     for image in images(spec):
         if names is not None and image.name not in names:
             continue
-        wanted = fingerprint(image, root, base_id)
+        below = spec.image_tags()[image.on] if image.on else spec.images.base
+        wanted = fingerprint(image, root, str(docker.from_env().images.get(below).id))
         if current_fingerprint(image.tag) == wanted:
             continue
         started = time.monotonic()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from orcheo_db import app_lifecycle, app_secrets
+from orcheo_db import app_lifecycle, app_secrets, backup_lifecycle, backup_secrets
 from orcheo_db.console import step
 from orcheo_db.database import connect
 from orcheo_db.errors import CheckFailed, UserError
@@ -93,6 +93,7 @@ def up(
             target.store.choose(choices)
         if target.managed_server:
             with _timed(outcome, "postgres"):
+                backup_lifecycle.launch(target)
                 start(target, "postgres", HEALTHY_SECONDS)
         with _timed(outcome, "init"):
             outcome.init = init(target, force=adopt)
@@ -108,6 +109,8 @@ def up(
             write_environment(target)
         with _timed(outcome, "pgbouncer"):
             start(target, "pgbouncer", HEALTHY_SECONDS)
+        with _timed(outcome, "backup"):
+            outcome.changed += backup_lifecycle.settle(target)
         with _timed(outcome, "app"):
             if target.with_app:
                 accepted = (choices or {}).get(app_lifecycle.ACCEPT_VARIABLE, "")
@@ -126,6 +129,8 @@ def prepare(target: ComposeTarget, outcome: Outcome, *, new_secrets: bool) -> bo
         outcome.changed.append(f"secrets generated in {target.store.path}")
     if target.with_app:
         outcome.changed += app_secrets.create(target.store)
+    if target.managed_server:
+        outcome.changed += backup_secrets.create(target.store)
     renewed = target.store.renew()
     outcome.changed += [f"certificate of {name} renewed" for name in renewed]
     target.prepare_store()

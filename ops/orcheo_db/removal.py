@@ -11,13 +11,13 @@ from docker.errors import NotFound
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.lifecycle import exclusive
 from orcheo_db.lifecycle_steps import last_line
-from orcheo_db.targets import app, mounts
+from orcheo_db.targets import backup, mounts
 from orcheo_db.targets.compose import ComposeTarget
 
 
 def down(target: ComposeTarget) -> list[str]:
     """Stop and remove the containers and networks; volumes, secrets and images stay. Returns what was stopped."""
-    stopped = [name for name in (*target.tier, *app.SERVICES) if target.container(name) is not None]
+    stopped = [name for name in target.all_services if target.container(name) is not None]
     if stopped:
         with exclusive(target.store):
             _remove_containers(target)
@@ -33,14 +33,16 @@ def _remove_containers(target: ComposeTarget) -> None:
 
 def doomed(target: ComposeTarget) -> list[str]:
     """Everything that `destroy` would remove for ever, by name."""
-    found = [target.container(name) for name in (*target.tier, *app.SERVICES)]
+    found = [target.container(name) for name in target.all_services]
     names = [f"container {container.name}" for container in found if container is not None]
     said = {
         target.volume: "all data",
         f"{target.project}_apphome": "the app's files",
         f"{target.project}_redis": "waiting tasks",
+        **{f"{target.project}_{name}": text for name, text in backup.SAID.items()},
+        **dict.fromkeys(target.restored_volumes(), "a cluster that a restore made or set aside"),
     }
-    names += [f"volume {name} ({said[name]})" for name in target.volumes()]
+    names += [f"volume {name} ({said[name]})" for name in target.volumes() if name in said]
     if target.store.exists():
         points = len(list((target.store.path / "backups").glob("*.dump")))
         also = f", and {points} backup points in it" if points else ""

@@ -8,6 +8,7 @@ Made once at the first `up` and kept; never defaulted, never printed, never in a
     secrets/ROLE.password        the password;  secrets/ROLE.scram  the verifier that PostgreSQL stores
     tls/ca.key tls/NAME.{crt,key}
     app/                         Orcheo's own: vault key, bootstrap token, … (see `app_secrets`)
+    backup/                      the repository's cipher key, the evidence's signing key, … (see `backup_secrets`)
     mounts/SERVICE/              copies for one service, owned by its user (see `targets`)
 """
 
@@ -87,6 +88,19 @@ def write_private(path: Path, content: bytes, mode: int = 0o600) -> None:
     temporary.replace(path)
 
 
+def days_left_of(file: Path) -> float:
+    """Days until a certificate expires; negative when it has.
+
+    Raises:
+        UserError: the file is no certificate.
+    """
+    try:
+        certificate = x509.load_pem_x509_certificate(file.read_bytes())
+    except ValueError:
+        raise UserError(f"{file} is damaged: restore it from your copy of the state directory") from None
+    return (certificate.not_valid_after_utc - _now()).total_seconds() / 86400
+
+
 @dataclass(frozen=True)
 class Store:
     """The state directory of one installation.
@@ -97,7 +111,7 @@ class Store:
     path: Path
     # Everything that the toolkit writes there; anything else is somebody else's.
     entries = (
-        "secrets", "tls", "app", "backups", "mounts", "logs", "mounts.json", "mounts.sha256", "compose.env", "ca.crt", "server-ca.crt", "active-login",
+        "secrets", "tls", "app", "backup", "backups", "restored", "mounts", "logs", "mounts.json", "mounts.sha256", "compose.env", "ca.crt", "server-ca.crt", "active-login",
         "pooler-auth", "choices.json", "adopting", ".lock", "installation.json",
     )  # fmt: skip
 
@@ -209,12 +223,7 @@ class Store:
 
     def days_left(self, name: str) -> float:
         """Days until the certificate of server `name` (or `ca`) expires; negative when it has."""
-        file = self.ca_file if name == "ca" else self.path / "tls" / f"{name}.crt"
-        try:
-            certificate = x509.load_pem_x509_certificate(file.read_bytes())
-        except ValueError:
-            raise UserError(f"{file} is damaged: restore it from your copy of the state directory") from None
-        return (certificate.not_valid_after_utc - _now()).total_seconds() / 86400
+        return days_left_of(self.ca_file if name == "ca" else self.path / "tls" / f"{name}.crt")
 
     def renew(self) -> list[str]:
         """Issue again the server certificates that have less than RENEW_BEFORE_DAYS left; returns their names."""
@@ -255,15 +264,20 @@ class Authority:
             )
         return cls(private, x509.load_pem_x509_certificate(certificate))
 
-    def issue(self, name: str, hosts: tuple[str, ...]) -> tuple[bytes, bytes]:
-        """A server key and certificate (PEM, PEM) valid for `hosts` (names and addresses)."""
+    def issue(self, name: str, hosts: tuple[str, ...], *, client: bool = False) -> tuple[bytes, bytes]:
+        """A server key and certificate (PEM, PEM) valid for `hosts` (names and addresses).
+
+        Args:
+            client: it also proves who its holder is, by its common name `name` (mutual TLS).
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = _builder(subject, self.certificate.subject, key, LEAF_DAYS)
         builder = builder.add_extension(x509.SubjectAlternativeName([_san(host) for host in hosts]), critical=False)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_usage(sign=False), critical=True)
-        builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, *([ExtendedKeyUsageOID.CLIENT_AUTH] if client else [])]
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
         certificate = builder.add_extension(identifier, critical=False).sign(self.key, hashes.SHA256())
         return _key_pem(key), certificate.public_bytes(serialization.Encoding.PEM)

@@ -212,7 +212,9 @@ def test_without_the_app_again_its_data_stays(app: Installation, owner: Api):
     assert any("backend stopped and removed" in line for line in changed)
     target = app.target()
     assert set(containers(target)) == {"postgres", "init", "pgbouncer"} and not target.with_app
-    assert [name.removeprefix(target.project) for name in target.volumes()] == ["_pgdata", "_apphome", "_redis"]
+    assert [name.removeprefix(target.project) for name in target.volumes()] == [
+        "_pgdata", "_archive", "_backup", "_scratch", "_sockets", "_apphome", "_redis",
+    ]  # fmt: skip
     assert "app" not in app.ok("status", "--json").json
     ran = app.run("destroy")
     assert ran.code == 2 and all(f"volume {name} (" in ran.message for name in target.volumes())

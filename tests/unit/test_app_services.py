@@ -78,9 +78,9 @@ def test_redis_keeps_every_task_and_knows_a_password() -> None:
 @pytest.mark.parametrize(
     ("kind", "own", "files"),
     [
-        (ComposeTarget, {"parts": ()}, ["compose.yaml"]),
-        (ComposeTarget, {}, ["compose.yaml", "app.yaml"]),
-        (ComposeTarget, {"via": "postgres"}, ["compose.yaml", "app.yaml", "app-direct.yaml"]),
+        (ComposeTarget, {"parts": ()}, ["compose.yaml", "backup.yaml"]),
+        (ComposeTarget, {}, ["compose.yaml", "backup.yaml", "app.yaml"]),
+        (ComposeTarget, {"via": "postgres"}, ["compose.yaml", "backup.yaml", "app.yaml", "app-direct.yaml"]),
         (ExternalTarget, {}, ["external.yaml", "app.yaml"]),
         (ExternalTarget, {"via": "postgres"}, ["external.yaml", "app.yaml"]),  # its network reaches out anyway
     ],

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from orcheo_db import render
+from orcheo_db.render.backup import PARTIES, render_pgbackrest
 from orcheo_db.render.compose import HEADER, _quoted, render_pgbouncer, render_postgresql
 from orcheo_db.spec import Spec, load_spec, parse_memory
 from orcheo_db.tuning import pgbouncer_settings, pool_arithmetic, postgresql_settings
@@ -55,7 +56,8 @@ def test_the_set_of_files(spec: Spec, files: dict[str, str]) -> None:
         for size in spec.sizes
         for name in ("postgresql.conf", "pgbouncer.ini", "stack.env")
     }
-    assert set(files) == wanted | {"compose/conf/pg_hba.conf"}
+    alone = ("pg_hba.conf", "pg_ident.conf", *(f"pgbackrest-{party}.conf" for party in PARTIES))
+    assert set(files) == wanted | {f"compose/conf/{name}" for name in alone}
     for path, text in files.items():
         assert text.startswith(HEADER), path
         assert text.endswith("\n"), path
@@ -95,7 +97,13 @@ def test_stack_env(spec: Spec, files: dict[str, str]) -> None:
         memory = {name: parse_memory(values[name]) for name in values if name.endswith(("_MEMORY", "_SHM_SIZE"))}
         assert memory["POSTGRES_MEMORY"] == size.memory
         assert memory["POSTGRES_SHM_SIZE"] < size.memory
-        assert set(memory) == {"POSTGRES_MEMORY", "POSTGRES_SHM_SIZE", "PGBOUNCER_MEMORY", "INIT_MEMORY"}
+        assert set(memory) == {
+            "POSTGRES_MEMORY",
+            "POSTGRES_SHM_SIZE",
+            "PGBOUNCER_MEMORY",
+            "INIT_MEMORY",
+            "BACKUP_MEMORY",
+        }
         budget = pool_arithmetic(spec, size)
         assert int(values["PGBOUNCER_NOFILE"]) > budget.max_client_conn + budget.max_db_connections + 100
         assert values["POSTGRES_IMAGE"] == spec.image_tags()["postgres"]
@@ -107,6 +115,8 @@ def test_pg_hba_has_the_fewest_lines(files: dict[str, str]) -> None:
     lines = [line.split() for line in files["compose/conf/pg_hba.conf"].splitlines() if not line.startswith("#")]
     assert lines == [
         ["local", "all", "postgres", "peer"],
+        ["local", "all", "orcheo_backup", "peer", "map=backup"],
+        ["hostssl", "orcheo,postgres", "orcheo_backup", "all", "scram-sha-256"],
         ["hostssl", "orcheo,postgres", "orcheo_admin,orcheo_monitor", "all", "scram-sha-256"],
         ["hostssl", "orcheo", "+orcheo,+orcheo_ro", "all", "scram-sha-256"],
         ["hostssl", "postgres", "pgbouncer", "all", "scram-sha-256"],
@@ -196,3 +206,40 @@ def test_write_changes_only_what_differs_and_removes_what_is_gone(tmp_path: Path
     assert other.read_text() == "not rendered\n"
     assert (tmp_path / "compose/conf/small/stack.env").stat().st_mtime_ns == kept
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def pgbackrest(spec: Spec, party: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read_string(render_pgbackrest(spec, party))
+    return parser
+
+
+def test_pgbackrest_of_each_party(spec: Spec) -> None:
+    database, archive, backup = (pgbackrest(spec, party) for party in ("database", "archive", "backup"))
+    # The database reaches the archive alone, and has neither a repository nor its key.
+    assert database["global"]["repo1-host"] == "archive"
+    assert not [
+        name for name in database["global"] if name.startswith(("repo1-path", "repo1-cipher", "repo1-retention"))
+    ]
+    assert (
+        database["global"]["tls-server-auth"] == "backup=orcheo"
+        and archive["global"]["tls-server-auth"] == "database=orcheo"
+    )
+    assert "tls-server-auth" not in backup["global"] and backup["orcheo"]["pg1-host"] == "pgbackrest"
+    for parser in (archive, backup):
+        assert parser["global"]["repo1-cipher-type"] == "aes-256-cbc"
+    assert not [
+        name for party in PARTIES for name in pgbackrest(spec, party)["global"] if "cipher-pass" in name
+    ]  # a secret
+    assert "pg1-host" not in pgbackrest(spec, "restore")["orcheo"]  # a restore never reaches for production
+    with pytest.raises(ValueError, match="no party"):
+        render_pgbackrest(spec, "other")
+
+
+def test_without_backups_nothing_is_archived(spec: Spec) -> None:
+    off = spec.model_copy(update={"backup": spec.backup.model_copy(update={"enabled": False})})
+    size = off.size()
+    assert read_conf(render_postgresql(off, size))["archive_mode"] == "off"
+    assert not [name for name in render.render(off) if "pgbackrest" in name]
+    on = read_conf(render_postgresql(spec, size))
+    assert on["archive_command"] == "pgbackrest --stanza=orcheo archive-push %p" and on["archive_timeout"] == "60s"

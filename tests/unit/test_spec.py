@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from orcheo_db import __version__
 from orcheo_db.errors import UserError
 from orcheo_db.spec import DEFAULT_PATH, ENVIRONMENT, SpecError, format_memory, load_spec, parse_memory
+from orcheo_db.tuning import check_overrides
 
 TEXT = DEFAULT_PATH.read_text(encoding="utf-8")
 MB, GB = 1 << 20, 1 << 30
@@ -55,6 +56,7 @@ def test_image_tags_say_what_is_inside() -> None:
         "postgres": f"orcheo-db/postgres:17-{__version__}",
         "pgbouncer": f"orcheo-db/pgbouncer:{__version__}",
         "orcheo": f"orcheo-db/orcheo:0.46.1-0.39.0-{__version__}",
+        "backup": f"orcheo-db/backup:17-0.46.1-0.39.0-{__version__}",
     }
 
 
@@ -368,3 +370,29 @@ def test_printed_memory_reads_back(size: int) -> None:
     printed = format_memory(size)
     assert parse_memory(printed) == size
     assert re.fullmatch(r"[0-9]+(B|kB|MB|GB|TB)", printed)
+
+
+@pytest.mark.parametrize(
+    ("new", "words"),
+    [
+        ("15 1 * * 8", "numbers from 0 to 7 in the field '8'"),
+        ("60 1 * * *", "numbers from 0 to 59 in the field '60'"),
+        ("5-1 1 * * *", "in the field '5-1'"),
+        ("*/0 1 * * *", "in the field '*/0'"),
+        ("15 1 * *", "cron's five fields"),
+        ("15 1 * * SUN", "cron's five fields"),
+        ("@daily", "cron's five fields"),
+    ],
+)
+def test_a_wrong_schedule(tmp_path: Path, new: str, words: str) -> None:
+    message = broken(tmp_path, 'full = "15 1 * * 0"', f'full = "{new}"')
+    assert message.startswith("backup.schedule.full") and words in message
+
+
+@pytest.mark.parametrize("name", ["archive_mode", "archive_command", "archive_timeout", "archive_library"])
+def test_archiving_is_not_a_setting(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "spec.toml"
+    file.write_text(TEXT.replace("\n[settings]\n", f'\n[settings]\n{name} = "5"\n'), encoding="utf-8")
+    spec = load_spec(file, {})
+    with pytest.raises(SpecError, match=rf"settings\.{name}.*backup"):
+        check_overrides(spec.size(), spec)

@@ -14,18 +14,20 @@ SET log_min_error_statement = panic;
 \set admin_verifier `cat :'secrets'/orcheo_admin.scram`
 \set monitor_verifier `cat :'secrets'/orcheo_monitor.scram`
 \set replicator_verifier `cat :'secrets'/replicator.scram`
+\set backup_verifier `cat :'secrets'/orcheo_backup.scram`
 \set pgbouncer_verifier `cat :'secrets'/pgbouncer.scram`
 
 BEGIN;
 
 SELECT format('CREATE ROLE %I', name)
-  FROM unnest(ARRAY['orcheo_admin', 'orcheo_monitor', 'replicator', 'pgbouncer']) AS name
+  FROM unnest(ARRAY['orcheo_admin', 'orcheo_monitor', 'orcheo_backup', 'replicator', 'pgbouncer']) AS name
  WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name)
 \gexec
 
 ALTER ROLE postgres PASSWORD NULL;
 ALTER ROLE orcheo_admin WITH LOGIN NOSUPERUSER CREATEDB CREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD :'admin_verifier';
 ALTER ROLE orcheo_monitor WITH LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD :'monitor_verifier';
+ALTER ROLE orcheo_backup WITH LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD :'backup_verifier';
 ALTER ROLE replicator WITH LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE REPLICATION NOBYPASSRLS PASSWORD :'replicator_verifier';
 ALTER ROLE pgbouncer WITH LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD :'pgbouncer_verifier';
 
@@ -36,10 +38,13 @@ GRANT pg_monitor TO orcheo_admin WITH ADMIN OPTION;
 GRANT orcheo_monitor, pgbouncer TO orcheo_admin WITH ADMIN TRUE, INHERIT FALSE, SET FALSE;
 
 -- reserved_connections: when the app has taken all others, the administrator and the monitoring still get in.
-GRANT pg_use_reserved_connections TO orcheo_admin, orcheo_monitor;
+GRANT pg_use_reserved_connections TO orcheo_admin, orcheo_monitor, orcheo_backup;
+
+-- pgBackRest reads settings, `backup check` the state of archiving, the drills every table; the functions for both are granted below, in each database.
+GRANT pg_monitor, pg_read_all_data TO orcheo_backup;
 
 REVOKE ALL ON DATABASE postgres FROM PUBLIC;
-GRANT CONNECT ON DATABASE postgres TO orcheo_admin, orcheo_monitor, pgbouncer;
+GRANT CONNECT ON DATABASE postgres TO orcheo_admin, orcheo_monitor, orcheo_backup, pgbouncer;
 
 -- PgBouncer's auth_query. Roles with more power than an application's never log in through the pooler.
 CREATE SCHEMA IF NOT EXISTS orcheo_pooler AUTHORIZATION postgres;
@@ -63,9 +68,18 @@ GRANT EXECUTE ON FUNCTION orcheo_pooler.user_lookup(text) TO pgbouncer;
 
 COMMIT;
 
+-- Functions' grants are a database's own: here, in the template (so in every later database), in the app's database where it is.
+GRANT EXECUTE ON FUNCTION pg_backup_start(text, boolean), pg_backup_stop(boolean), pg_switch_wal(), pg_create_restore_point(text) TO orcheo_backup;
+
+SELECT coalesce((SELECT datname FROM pg_database WHERE datdba = to_regrole('orcheo') ORDER BY oid LIMIT 1), 'template1') AS app_database \gset
+
 -- Not a trusted extension, so the database's owner could not create it: databases get it from the template.
 CREATE EXTENSION IF NOT EXISTS pg_stat_statements;
 \connect template1
 \set QUIET on
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS pg_stat_statements;
+GRANT EXECUTE ON FUNCTION pg_backup_start(text, boolean), pg_backup_stop(boolean), pg_switch_wal(), pg_create_restore_point(text) TO orcheo_backup;
+\connect :"app_database"
+\set QUIET on
+GRANT EXECUTE ON FUNCTION pg_backup_start(text, boolean), pg_backup_stop(boolean), pg_switch_wal(), pg_create_restore_point(text) TO orcheo_backup;

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from orcheo_db.render import compose
+from orcheo_db.render import backup, compose
 from orcheo_db.spec import Spec
 
-TARGETS = (compose,)
-OWNED = tuple(target.DIRECTORY for target in TARGETS)  # nothing but rendered files is in these
+TARGETS = (compose, backup)
+OWNED = tuple({target.DIRECTORY for target in TARGETS})  # nothing but rendered files is in these
 
 
 def render(spec: Spec) -> dict[str, str]:

@@ -111,6 +111,8 @@ def stack_environment(spec: Spec, size: Size) -> dict[str, str]:
         "POSTGRES_IMAGE": tags["postgres"],
         "PGBOUNCER_IMAGE": tags["pgbouncer"],
         "ORCHEO_IMAGE": tags["orcheo"],
+        "BACKUP_IMAGE": tags["backup"],
+        "BACKUP_MEMORY": _docker(spec.backup.memory),
         "POSTGRES_VERSION": str(versions.postgresql),
         "ORCHEO_VERSION": versions.orcheo,
         "ORCHEO_BACKEND_VERSION": versions.orcheo_backend,
@@ -132,13 +134,15 @@ def render_pg_hba(spec: Spec) -> str:
     name = spec.database.name
     entries = [
         ("local", "all", "postgres", "", "peer"),
+        ("local", "all", "orcheo_backup", "", "peer map=backup"),
+        ("hostssl", f"{name},postgres", "orcheo_backup", "all", "scram-sha-256"),
         ("hostssl", f"{name},postgres", "orcheo_admin,orcheo_monitor", "all", "scram-sha-256"),
         ("hostssl", name, "+orcheo,+orcheo_ro", "all", "scram-sha-256"),
         ("hostssl", "postgres", "pgbouncer", "all", "scram-sha-256"),
         ("hostssl", "replication", "replicator", "all", "scram-sha-256"),
     ]
     head = (
-        "# The superuser comes by the local socket alone. Over the network: TLS, SCRAM, and only these"
+        "# The superuser comes by the local socket alone, pgBackRest's role by it too. Over the network: TLS, SCRAM, and only these"
         " roles to these\n"
         "# databases (+role: its members). What no line names is refused: plain connections, other roles,"
         " databases.\n"

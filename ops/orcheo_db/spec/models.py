@@ -11,6 +11,7 @@ from orcheo_db.spec.values import (
     IMAGE,
     STORAGE_KINDS,
     Address,
+    Cron,
     Extension,
     Memory,
     Release,
@@ -69,6 +70,7 @@ class Images(_Model):
     postgres: Repository
     pgbouncer: Repository
     orcheo: Repository
+    backup: Repository
 
 
 class Cluster(_Model):
@@ -128,6 +130,40 @@ class App(_Model):
     environment: Annotated[dict[Variable, VariableValue], Field(description="a table of environment variables")] = {}
 
 
+class BackupSchedule(_Model):
+    """When each kind of job is due: cron's five fields (minute hour day month weekday), UTC."""
+
+    full: Cron
+    differential: Cron
+    incremental: Cron
+    drill: Cron
+
+
+class BackupRetention(_Model):
+    """What is kept: numbers of full and of differential backups (pgBackRest's), days of evidence."""
+
+    full: Annotated[int, whole(1, 1000, "full backups")]
+    differential: Annotated[int, whole(1, 1000, "differential backups")]
+    evidence_days: Annotated[int, whole(30, 36500, "days")]
+
+
+class Backup(_Model):
+    """Backups by pgBackRest and the drills that prove them. `wal_queue_max`, `drill_sample` and `memory` are in bytes.
+
+    archive_timeout: seconds after which a WAL segment is archived though it isn't full: the bound of what a lost server loses.
+    """
+
+    enabled: Annotated[bool, Field(description="true or false")]
+    archive_timeout: Annotated[int, whole(10, 3600, "seconds")]
+    wal_queue_max: Memory
+    processes: Annotated[int, whole(1, 64, "processes")]
+    compress_level: Annotated[int, whole(1, 19)]
+    drill_sample: Memory
+    memory: Memory
+    schedule: BackupSchedule
+    retention: BackupRetention
+
+
 class Size(_Model):
     """A machine for PostgreSQL. `memory` is in bytes (the file: "2GB"); `settings` are not computed."""
 
@@ -148,6 +184,7 @@ class Spec(_Model):
     cluster: Cluster
     database: Database
     app: App
+    backup: Backup
     sizes: Annotated[dict[SizeName, Size], Field(min_length=1, description="at least one [sizes.NAME] table")]
     settings: Annotated[Settings, Field(description="a table of PostgreSQL settings")] = {}
     pgbouncer: Annotated[Settings, Field(description="a table of PgBouncer settings")] = {}
@@ -181,10 +218,11 @@ class Spec(_Model):
         return self.sizes[name]
 
     def image_tags(self) -> dict[str, str]:
-        """The reference of each image that the toolkit builds: postgres, pgbouncer, orcheo."""
+        """The reference of each image that the toolkit builds: postgres, pgbouncer, orcheo, backup."""
         images, versions = self.images, self.versions
         return {
             "postgres": f"{images.postgres}:{versions.postgresql}-{__version__}",
             "pgbouncer": f"{images.pgbouncer}:{__version__}",
             "orcheo": f"{images.orcheo}:{versions.orcheo}-{versions.orcheo_backend}-{__version__}",
+            "backup": f"{images.backup}:{versions.postgresql}-{versions.orcheo}-{versions.orcheo_backend}-{__version__}",
         }

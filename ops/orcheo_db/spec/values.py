@@ -89,6 +89,23 @@ def unique(value: object) -> object:
     return tuple(value)
 
 
+_CRON = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))  # minute, hour, day, month, weekday (0 and 7: Sunday)
+
+
+def _cron(value: str) -> str:
+    """Each field's numbers within its range, each step at least 1."""
+    for field, (low, high) in zip(value.split(" "), _CRON, strict=True):
+        for part in field.split(","):
+            span, _, step = part.partition("/")
+            first, dash, last = span.partition("-")
+            numbers = [] if span == "*" else [first, *([last] if dash else [])]
+            right = all(re.fullmatch(r"[0-9]{1,2}", number) and low <= int(number) <= high for number in numbers)
+            ordered = len(numbers) < 2 or not right or int(numbers[0]) <= int(numbers[1])
+            if not right or not ordered or ("/" in part and not re.fullmatch(r"[1-9][0-9]?", step)):
+                raise ValueError(f"expected numbers from {low} to {high} in the field {field!r}")
+    return value
+
+
 def not_reserved(*reserved: str) -> AfterValidator:
     def check(value: str) -> str:
         if value in reserved:
@@ -120,6 +137,13 @@ Repository = Annotated[str, text(_REPOSITORY, "an image name without a tag, for 
 Release = Annotated[str, text(_RELEASE, "a release number such as 0.46.1")]
 Address = Annotated[str, BeforeValidator(_address), Field(description="an IP address, for example 127.0.0.1")]
 Extension = Annotated[str, text(r"[a-z][a-z0-9_-]{0,62}", "an extension's name, for example pg_trgm")]
+# Five fields of numbers, *, ranges, lists and steps; names of days and months differ between crons.
+_FIELD = r"[0-9*][0-9*,/-]{0,60}"
+Cron = Annotated[
+    str,
+    text(rf"{_FIELD}(?: {_FIELD}){{4}}", 'cron\'s five fields in numbers, UTC, for example "15 1 * * 0"'),
+    AfterValidator(_cron),
+]
 VariableValue = Annotated[
     str,
     BeforeValidator(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from orcheo_db.host import compose_command
 from orcheo_db.render import render
 from orcheo_db.secrets import ROLES, Store
 from orcheo_db.spec import Size, Spec
-from orcheo_db.targets import app
+from orcheo_db.targets import app, backup
 from orcheo_db.targets.base import Endpoint, Facts, Result, ServiceState, Target
 from orcheo_db.targets.mounts import File, fingerprint
 from orcheo_db.tuning import app_limits
@@ -36,6 +37,7 @@ POSTGRES_SECRETS = (
     "pgbouncer",
 )  # the roles that the first boot makes
 SECRETS = "/run/orcheo-db/secrets"
+IN_PLACE = "restored"  # in the state directory: the name of the volume that a restore put in place
 
 
 def pgpass(role: str, password: str) -> bytes:
@@ -49,7 +51,6 @@ class ComposeTarget(Target):
     name = "compose"
     compose_file = "compose/compose.yaml"
     tier: tuple[str, ...] = ("postgres", "init", "pgbouncer")  # in start order
-    image_names: tuple[str, ...] = ("postgres", "pgbouncer", "orcheo")
     up_command = "make up"
     managed_server = True  # PostgreSQL itself is ours: its volume, settings and superuser
 
@@ -66,28 +67,59 @@ class ComposeTarget(Target):
         return "app" in self.spec.stack.parts
 
     @property
+    def with_backup(self) -> bool:
+        """Whether this toolkit backs the server up."""
+        return self.managed_server and self.spec.backup.enabled
+
+    @property
+    def image_names(self) -> tuple[str, ...]:
+        """The images that are wanted."""
+        server = ("postgres",) if self.managed_server else ()
+        return (*server, "pgbouncer", "orcheo", *(("backup",) if self.with_backup else ()))
+
+    @property
     def service_names(self) -> tuple[str, ...]:
         """The services that are wanted, in start order."""
-        return (*self.tier, *(app.SERVICES if self.with_app else ()))
+        return (*self.tier, *(backup.SERVICES if self.with_backup else ()), *(app.SERVICES if self.with_app else ()))
+
+    @property
+    def all_services(self) -> tuple[str, ...]:
+        """Every service that there can be, wanted now or not."""
+        return (*self.tier, *(backup.SERVICES if self.managed_server else ()), *app.SERVICES)
 
     @property
     def compose_files(self) -> tuple[str, ...]:
         """The files that Compose reads."""
         direct = self.with_app and self.managed_server and self.spec.app.via == "postgres"
-        more = ("compose/app.yaml",) if self.with_app else ()
+        more = (
+            *(("compose/backup.yaml",) if self.with_backup else ()),
+            *(("compose/app.yaml",) if self.with_app else ()),
+        )
         return (self.compose_file, *more, *(("compose/app-direct.yaml",) if direct else ()))
 
     # --- containers -----------------------------------------------------------------------------------------------------
 
     @property
     def volume(self) -> str:
-        """The data volume's name."""
-        return f"{self.project}_pgdata"
+        """The data volume's name: that of the restore which was put in place, if one was."""
+        file = self.store.path / IN_PLACE
+        return file.read_text().strip() if file.is_file() else f"{self.project}_pgdata"
 
     def volumes(self) -> list[str]:
         """Every volume of this installation that exists, by name: also those of parts that are not wanted now."""
-        names = [*([self.volume] if self.managed_server else []), *(f"{self.project}_{name}" for name in app.VOLUMES)]
-        return [name for name in names if self._volume_exists(name)]
+        parts = (*(backup.VOLUMES if self.managed_server else ()), *app.VOLUMES)
+        names = [*([self.volume] if self.managed_server else []), *(f"{self.project}_{name}" for name in parts)]
+        return [name for name in names if self._volume_exists(name)] + self.restored_volumes()
+
+    def restored_volumes(self) -> list[str]:
+        """The data volumes that restores made or set aside, by name, without the one in use."""
+        if not self.managed_server:
+            return []
+        found = docker.from_env().volumes.list(filters={"name": f"{self.project}_pgdata"})
+        names = (str(volume.name) for volume in found)
+        return sorted(
+            n for n in names if re.fullmatch(rf"{re.escape(self.project)}_pgdata(-.*)?", n) and n != self.volume
+        )
 
     def container(self, service: str) -> Container | None:
         """The service's container, running or not; None when there is none."""
@@ -140,9 +172,9 @@ class ComposeTarget(Target):
             container.start()  # after a kill by its own command Docker takes the end for intended
 
     def services(self) -> list[ServiceState]:
-        # Those of the app that are there although it is not wanted (somebody chose otherwise in the meantime) are shown too.
+        # Those that are there although they are not wanted (somebody chose otherwise in the meantime) are shown too.
         unwanted = [
-            name for name in app.SERVICES if name not in self.service_names and self.container(name) is not None
+            name for name in self.all_services if name not in self.service_names and self.container(name) is not None
         ]
         return [self._state(name) for name in (*self.service_names, *unwanted)]
 
@@ -187,11 +219,8 @@ class ComposeTarget(Target):
 
     def mounts(self) -> dict[str, list[File]]:
         """The files of the tier's services."""
-        return {
-            "postgres": self._postgres_files(),
-            "pgbouncer": self.pgbouncer_files(),
-            "init": self.init_files(),
-        }
+        tier = {"postgres": self._postgres_files(), "pgbouncer": self.pgbouncer_files(), "init": self.init_files()}
+        return tier | (backup.files(self) if self.with_backup else {})
 
     def app_mounts(self) -> dict[str, list[File]]:
         """The files of the app's services; they are put in place when the database serves (`lifecycle`)."""
@@ -228,8 +257,8 @@ class ComposeTarget(Target):
             File("secrets/installation.json", self._read("installation.json")),
         ]
         files.append(File("conf/postgresql.conf", self.conf(f"{self.size.name}/postgresql.conf")))
-        files.append(File("conf/pg_hba.conf", self.conf("pg_hba.conf")))
-        return files
+        files += [File(f"conf/{name}", self.conf(name)) for name in ("pg_hba.conf", "pg_ident.conf")]
+        return [*files, *backup.postgres_files(self)]
 
     def pgbouncer_files(self) -> list[File]:
         files = [
@@ -272,9 +301,13 @@ class ComposeTarget(Target):
         digest = hashlib.sha256(repr([*bootstrap, fingerprint(files["init"])]).encode()).hexdigest()
         if self.with_app:
             stack |= self._app_environment()
+        if self.with_backup:
+            stack |= {f"{name.upper()}_INPUTS": fingerprint(files[name]) for name in ("archive", "backup")}
+            stack["DATABASE_BACKUP_INPUTS"] = fingerprint(files["pgbackrest"])
         return stack | {
             "COMPOSE_PROJECT_NAME": self.project,
             "STATE_DIR": str(self.store.path),
+            "PGDATA_VOLUME": self.volume,
             "POSTGRES_IMAGE": self.tags["postgres"],
             "PGBOUNCER_IMAGE": self.tags["pgbouncer"],
             "ORCHEO_IMAGE": self.tags["orcheo"],

@@ -33,7 +33,6 @@ class ExternalTarget(ComposeTarget):
     name = "external"
     compose_file = "compose/external.yaml"
     tier = ("init", "pgbouncer")
-    image_names = ("pgbouncer", "orcheo")
     up_command = "make up TARGET=external"
     managed_server = False
 

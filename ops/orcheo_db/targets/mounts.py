@@ -18,7 +18,9 @@ from pathlib import Path
 
 from orcheo_db.errors import UserError
 
-UIDS = {"postgres": 999, "pgbouncer": 998, "init": 10001, "app": 10001, "redis": 10001}  # as the images make them
+UIDS = {
+    "postgres": 999, "pgbouncer": 998, "init": 10001, "app": 10001, "redis": 10001, "pgbackrest": 999, "archive": 999, "backup": 999,
+}  # as the images make them  # fmt: skip
 
 
 @dataclass(frozen=True)

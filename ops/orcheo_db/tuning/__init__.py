@@ -5,13 +5,14 @@ from orcheo_db.tuning.model import DDL_LOCK_TIMEOUT, Setting
 from orcheo_db.tuning.overrides import check_overrides
 from orcheo_db.tuning.pgbouncer import pgbouncer_settings, user_pools
 from orcheo_db.tuning.pools import AUTH_CONNECTIONS, AUTH_POOL, PoolBudget, pool_arithmetic
-from orcheo_db.tuning.postgresql import postgresql_settings
+from orcheo_db.tuning.postgresql import STANZA, postgresql_settings
 
 __all__ = [
     "AUTH_CONNECTIONS",
     "AUTH_POOL",
     "DDL_LOCK_TIMEOUT",
     "REDIS_MEMORY",
+    "STANZA",
     "ContainerLimits",
     "PoolBudget",
     "Setting",

@@ -6,6 +6,7 @@ from orcheo_db.tuning.model import Setting
 
 SECRETS = "/run/orcheo-db/secrets"
 CONF = "/etc/orcheo-db"
+BACKUP_SOCKETS = "/run/orcheo-db/sockets"  # a directory that PostgreSQL and its pgBackRest share
 
 _TIMEOUTS = "Timeouts"
 _NETWORK = "Network"
@@ -50,8 +51,8 @@ FIXED: tuple[Setting, ...] = (
     Setting("port", "5432", "not published; clients come through PgBouncer", _NETWORK),
     Setting(
         "unix_socket_directories",
-        "/run/postgresql",
-        "where psql looks; the superuser's only way in",
+        f"/run/postgresql, {BACKUP_SOCKETS}",
+        "where psql looks, and where pgBackRest's container does: the superuser's and the backups' only ways in",
         _NETWORK,
     ),
     Setting("unix_socket_permissions", "0700", "only the server's own operating-system user", _NETWORK),
@@ -60,6 +61,9 @@ FIXED: tuple[Setting, ...] = (
     Setting("tcp_keepalives_count", "6", "lost probes until a peer is dead: 2 minutes in all", _NETWORK),
     Setting("client_connection_check_interval", "10s", "ends a long query whose client has gone", _NETWORK),
     Setting("hba_file", f"{CONF}/pg_hba.conf", "rendered, mounted read-only", _SECURITY),
+    Setting(
+        "ident_file", f"{CONF}/pg_ident.conf", "rendered; who may log in as orcheo_backup by the socket", _SECURITY
+    ),
     Setting("password_encryption", "scram-sha-256", "the only kind that pg_hba.conf accepts", _SECURITY),
     Setting("ssl", "on", "pg_hba.conf refuses every TCP connection without it", _SECURITY),
     Setting("ssl_cert_file", f"{SECRETS}/server.crt", "issued by the installation's own authority", _SECURITY),

@@ -11,7 +11,12 @@ from orcheo_db.tuning import catalogue
 
 # What other parts of the product rely on; an override here would break them while looking like tuning.
 _SECURITY = "is fixed: TLS, SCRAM and the files that the containers mount are not settings"
+_BACKUP = "is the backups' own: see [backup]"
 _OWNED = {
+    "archive_command": _BACKUP,
+    "archive_library": _BACKUP,
+    "archive_mode": _BACKUP,
+    "archive_timeout": "is the backups' own: set backup.archive_timeout instead",
     "config_file": _SECURITY,
     "data_directory": _SECURITY,
     "hba_file": _SECURITY,

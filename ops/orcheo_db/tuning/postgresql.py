@@ -12,6 +12,7 @@ from orcheo_db.tuning.fixed import FIXED
 from orcheo_db.tuning.model import Setting
 from orcheo_db.tuning.overrides import check_overrides
 
+STANZA = "orcheo"  # pgBackRest's name of the cluster
 KB, MB, GB = 1 << 10, 1 << 20, 1 << 30
 
 
@@ -25,7 +26,7 @@ def postgresql_settings(size: Size, spec: Spec) -> list[Setting]:
         SpecError: a value of the size or the spec that PostgreSQL would refuse.
     """
     check_overrides(size, spec)
-    computed = [*_connections(size), *_memory(size), *_wal(size), *_planner(size), *_workers(size)]
+    computed = [*_connections(size), *_memory(size), *_wal(size), *_archive(spec), *_planner(size), *_workers(size)]
     computed += [*_autovacuum(size), *FIXED]
     names = {setting.name for setting in computed}
     found = [_chosen(setting, size, spec) for setting in computed]
@@ -206,6 +207,27 @@ def _wal(size: Size) -> list[Setting]:
             "max_slot_wal_keep_size",
             format_memory(4 * largest),
             "4 x max_wal_size: a standby that is gone for good loses its slot before the disk is full",
+            group,
+        ),
+    ]
+
+
+def _archive(spec: Spec) -> list[Setting]:
+    """Continuous archiving (25.3), by pgBackRest."""
+    group = "Archiving"
+    if not spec.backup.enabled:
+        return [
+            Setting("archive_mode", "off", "backup.enabled is false: no backups, no point in time to go back to", group)
+        ]
+    return [
+        Setting("archive_mode", "on", "WAL goes to the backup repository: restores to any moment", group),
+        Setting(
+            "archive_command", f"pgbackrest --stanza={STANZA} archive-push %p", "asynchronous and in parallel", group
+        ),
+        Setting(
+            "archive_timeout",
+            f"{spec.backup.archive_timeout}s",
+            "a segment that isn't full goes too: bounds what a lost server loses",
             group,
         ),
     ]

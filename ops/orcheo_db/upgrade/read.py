@@ -42,7 +42,7 @@ class Seen:
             self.problems.append(f"the app shows {count} of {expected} {kind} of {where}")
 
 
-class _Reader:
+class Reader:
     """One pass over all stores. `sql`: the truth; what it counts is compared with what a store gives."""
 
     def __init__(self, sql: psycopg.Connection[Any], seen: Seen, *, decrypt: bool) -> None:
@@ -212,11 +212,11 @@ def everything(job: Job, active: Sequence[Workspace]) -> Seen:
         # Not asyncio.run: at its end it cancels the tasks of the app's open pools and waits for them, which now and then never
         # ends. The process goes away by os._exit (`__main__`), and the pools with it.
         loop = asyncio.new_event_loop()
-        loop.run_until_complete(_read(_Reader(connection, seen, decrypt=decrypt), active))
+        loop.run_until_complete(read_all(Reader(connection, seen, decrypt=decrypt), active))
     return seen
 
 
-async def _read(reader: _Reader, active: Sequence[Workspace]) -> None:
+async def read_all(reader: Reader, active: Sequence[Workspace]) -> None:
     _call("orcheo_backend.app.dependencies", "get_repository")  # makes the stores that the others are asked for
     for workspace in [*active, None]:
         where = f"workspace {workspace.slug}" if workspace else "LangGraph's tables"

@@ -12,3 +12,17 @@ CREATE TABLE IF NOT EXISTS orcheo_db.installation (
 REVOKE ALL ON SCHEMA orcheo_db FROM PUBLIC;
 GRANT USAGE ON SCHEMA orcheo_db TO {monitor}, {reader};
 GRANT SELECT ON orcheo_db.installation TO {monitor}, {reader};
+-- What the drills write: a marker before and one after the moment that they prove (backup/drill.py). The role exists where this
+-- toolkit runs the server.
+CREATE TABLE IF NOT EXISTS orcheo_db.drill_markers (
+    drill  text NOT NULL,
+    phase  text NOT NULL CHECK (phase IN ('before', 'after')),
+    at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (drill, phase)
+);
+DO $$ BEGIN
+  IF to_regrole('orcheo_backup') IS NOT NULL THEN
+    GRANT USAGE ON SCHEMA orcheo_db TO orcheo_backup;
+    GRANT SELECT, INSERT, DELETE ON orcheo_db.drill_markers TO orcheo_backup;
+  END IF;
+END $$;

@@ -1,0 +1,149 @@
+"""`python -m orcheo_db.backup COMMAND`: what runs in the backup image. One JSON document on stdout, progress on stderr; exit codes 0 done,
+1 the answer is no, 2 wrong input.
+
+    serve                      the service: the schedule, metrics on 127.0.0.1:9187 of the container
+    alive                      exit code 0 if the service's schedule is alive (the health check)
+    prepare                    stanza and first backup, where there are none
+    run --type full|…          a backup now;  drill [--switch]  a drill now;  point NAME  a restore point
+    list | check [--deep] | report [--html] | metrics
+    restore [--to …] [--table …]   into the volume at /var/lib/postgresql, in a container of its own
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+import urllib.error
+import urllib.request
+from types import FrameType
+from typing import Any
+
+from orcheo_db.backup import config as configuration
+from orcheo_db.backup import operations
+from orcheo_db.backup.config import Config
+from orcheo_db.errors import CheckFailed, UserError
+
+PORT = 9188  # of the metrics page; the exporters of PostgreSQL have 9187
+ADDRESS = "0.0.0.0"  # noqa: S104 - in the container, whose only network is internal
+
+
+def say(text: str) -> None:
+    """One line of progress."""
+    print(f"orcheo-db backup: {text}", file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m orcheo_db.backup", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("serve", "alive", "prepare", "list", "metrics"):
+        commands.add_parser(name)
+    run = commands.add_parser("run")
+    run.add_argument("--type", choices=("full", "differential", "incremental"), default="incremental")
+    drill = commands.add_parser("drill")
+    drill.add_argument("--switch", action="store_true", help="end the WAL segment now; RPO is then not measured")
+    check = commands.add_parser("check")
+    check.add_argument("--deep", action="store_true")
+    point = commands.add_parser("point")
+    point.add_argument("name")
+    report = commands.add_parser("report")
+    report.add_argument("--html", action="store_true")
+    restore = commands.add_parser("restore")
+    for option in ("--to", "--to-lsn", "--to-name", "--table", "--where"):
+        restore.add_argument(option)
+    restore.add_argument("--check", action="store_true", help="only whether the target can be reached")
+    return parser
+
+
+def _serve(config: Config) -> None:
+    from orcheo_db.backup import jobs  # noqa: PLC0415 - the health check must not import all that
+
+    jobs.serve(config, ADDRESS, PORT, say)
+
+
+def _alive() -> int:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/healthz", timeout=5) as answer:
+            return 0 if answer.status == 200 else 1
+    except (urllib.error.URLError, OSError) as error:
+        say(str(error))
+        return 1
+
+
+def _restore(config: Config, options: argparse.Namespace) -> Any:
+    from orcheo_db.backup import restore  # noqa: PLC0415 - each imports only what it needs
+
+    target = restore.parse_target(options.to, options.to_lsn, options.to_name)
+    if options.check:
+        return {"backup": restore.check_target(config, target).document(), "target": str(target)}
+    if options.where and not options.table:
+        raise UserError("--where goes with --table")
+    return restore.run(config, target, say, restore.Extract(options.table, options.where) if options.table else None)
+
+
+def _answer(config: Config, options: argparse.Namespace) -> Any:
+    """What a command gives; each imports only what it needs."""
+    if options.command == "restore":
+        return _restore(config, options)
+    simple = {
+        "list": lambda: operations.listing(config),
+        "check": lambda: operations.check(config, say, deep=options.deep),
+        "point": lambda: operations.point(config, options.name),
+    }
+    if options.command in simple:
+        return simple[options.command]()
+    from orcheo_db.backup import jobs  # noqa: PLC0415
+
+    others = {
+        "prepare": lambda: jobs.prepare(config, say),
+        "run": lambda: jobs.run_now(config, options.type, say),
+        "drill": lambda: jobs.drill_now(config, say, switch=options.switch),
+        "report": lambda: jobs.page(config) if options.html else jobs.text(config),
+        "metrics": lambda: jobs.rendered(config),
+    }
+    return others[options.command]()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(argv)
+    if options.command == "alive":
+        return _alive()
+    try:
+        config = configuration.load()
+        if options.command == "serve":
+            _serve(config)
+            return 0
+        signal.signal(signal.SIGTERM, _stop)
+        _print(_answer(config, options), rows=bool(getattr(options, "table", None)))
+    except (UserError, CheckFailed) as error:
+        say(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        say("stopped; run it again")
+        return 130
+    return 0
+
+
+def _print(answer: Any, *, rows: bool) -> None:
+    """The answer on stdout; where that has a table's rows, as the last line of stderr."""
+    if isinstance(answer, str):
+        sys.stdout.write(answer)
+    else:
+        print(json.dumps(answer, default=str), file=sys.stderr if rows else sys.stdout, flush=True)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    """End as by Ctrl-C: what was begun is cleaned up on the way out."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    if threading.active_count() > 1:
+        os._exit(code)
+    sys.exit(code)

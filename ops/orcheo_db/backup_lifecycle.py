@@ -1,0 +1,101 @@
+"""The backups' part of `up`: their services, and what makes them work: stanza, check, the first backup."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+from orcheo_db.console import step
+from orcheo_db.errors import CheckFailed, UserError
+from orcheo_db.lifecycle_steps import HEALTHY_SECONDS, last_line, wait_until_healthy
+from orcheo_db.lifecycle_steps import launch as launch_services
+from orcheo_db.targets import backup
+from orcheo_db.targets.compose import ComposeTarget
+
+STOP_SECONDS = 30  # as compose/backup.yaml: pgBackRest ends at once
+
+
+def launch(target: ComposeTarget) -> None:
+    """Start the archive before the server that pushes WAL to it: else the first segments fail and wait.
+
+    Raises:
+        CheckFailed: it could not be started.
+    """
+    if target.with_backup:
+        launch_services(target, "archive")
+
+
+def settle(target: ComposeTarget) -> list[str]:
+    """Have the backups run on a server that serves, with a first backup at the end; returns what was done.
+
+    Raises:
+        CheckFailed: a service did not become healthy, or the first backup failed.
+    """
+    if not target.with_backup:
+        return stop(target)
+    existed = {name: target.container(name) for name in backup.SERVICES}
+    launch_services(target, *backup.SERVICES)
+    for name in backup.SERVICES:
+        wait_until_healthy(target, name, HEALTHY_SECONDS, existed[name])
+    with step("Checking the backups (the first one is made now)"):
+        done: list[str] = ask(target, "prepare")["done"]
+    return done
+
+
+def stop(target: ComposeTarget) -> list[str]:
+    """Stop and remove the backups' containers where backups are not wanted; the repository stays."""
+    done = []
+    for name in reversed(backup.SERVICES if target.managed_server else ()):
+        container = target.container(name)
+        if container is not None:
+            with step(f"Stopping {name}"):
+                container.stop(timeout=STOP_SECONDS)
+            container.remove()
+            done.append(f"{name} stopped and removed (the repository stays)")
+    return done
+
+
+def ask(target: ComposeTarget, *arguments: str, input: str | None = None) -> Any:
+    """Run an operation in the backup service and return its answer.
+
+    Raises:
+        UserError: wrong input or a missing prerequisite, in the service's own words. CheckFailed: the answer is no.
+    """
+    if not target.with_backup:
+        raise UserError(no_backups(target))
+    result = target.run("backup", ["python", "-m", "orcheo_db.backup", *arguments], input=input)
+    if result.code != 0:
+        words = last_line(result.stderr).removeprefix("orcheo-db backup: ")
+        raise (UserError if result.code == 2 else CheckFailed)(words)
+    return json.loads(result.stdout)
+
+
+def no_backups(target: ComposeTarget) -> str:
+    """Why there are none."""
+    if not target.managed_server:
+        return f"target {target.name} has no backups of this toolkit: whoever runs that server backs it up (RDS, Cloud SQL: automated backups)"
+    return "backups are off ([backup] enabled = false in ops/spec.toml): set it to true and run `make render up`"
+
+
+def stream(target: ComposeTarget, arguments: Sequence[str]) -> Any:
+    """As `ask`, with the service's progress lines shown while it works."""
+    container = target.container("backup")
+    if container is None or container.status != "running":
+        return ask(target, *arguments)  # says what is wrong
+    argv = ["docker", "exec", str(container.id), "python", "-m", "orcheo_db.backup", *arguments]
+    with (
+        step("Working") as bar,
+        subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
+    ):
+        assert process.stderr is not None and process.stdout is not None
+        words = ""
+        for line in process.stderr:
+            if line.strip():
+                words = line.strip().removeprefix("orcheo-db backup: ")
+                bar.update(0, 0, words)
+        answer = process.stdout.read()
+    if process.returncode != 0:
+        raise (UserError if process.returncode == 2 else CheckFailed)(words or "it said nothing")
+    return json.loads(answer)

@@ -1,0 +1,140 @@
+"""The secrets of the backups: made once at the first `up` with backups, kept, never printed.
+
+They lie in the state directory's backup/ (mode 0700, files 0600). Without the cipher key no backup can be read, so one that was there
+and is gone stops `up`; likewise the key that signs the drills' evidence. Certificates and the role's password can be made anew.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets as random_source
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from orcheo_db.errors import UserError
+from orcheo_db.secrets import (
+    PASSWORD_BYTES,
+    RENEW_BEFORE_DAYS,
+    Authority,
+    Store,
+    days_left_of,
+    scram_verifier,
+    write_private,
+)
+
+DIRECTORY = "backup"
+CIPHER_KEY = "cipher.key"
+EVIDENCE_KEY = "evidence.key"
+ROLE = "orcheo_backup"
+MARKER = "created.json"  # written last: from then on a missing key is a loss, not a first time
+CIPHER_BYTES = (
+    48  # pgBackRest derives an AES-256 key from it; its guide (Repository Encryption) has `openssl rand -base64 48`
+)
+KEYS = (CIPHER_KEY, EVIDENCE_KEY)  # what is never made anew
+# Who speaks mutual TLS with whom: the database's two containers are one party, the repository's two are two, because the one that
+# takes WAL must not be taken for the one that takes backups. By common name: the names of the certificate.
+PARTIES: dict[str, tuple[str, ...]] = {"database": ("pgbackrest",), "archive": ("archive",), "backup": ("backup",)}
+
+
+def path(store: Store, name: str) -> Path:
+    """Where a secret of the backups lies."""
+    return store.path / DIRECTORY / name
+
+
+def exists(store: Store) -> bool:
+    """Whether the backups' secrets were made."""
+    return path(store, MARKER).is_file()
+
+
+def read(store: Store, name: str) -> bytes:
+    """One of the backups' secrets.
+
+    Raises:
+        UserError: it is missing or may not be read.
+    """
+    file = path(store, name)
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise UserError(
+            f"{file} is missing: run `make up`, or restore it from your copy of the state directory"
+        ) from None
+    except PermissionError:
+        raise UserError(f"{file} may not be read by this user: run as the user who ran `make up`") from None
+
+
+def create(store: Store) -> list[str]:
+    """Make what was never made, make anew what is gone and does no harm, renew certificates; returns what was done.
+
+    Raises:
+        UserError: the cipher key or the evidence's key was made and is gone (they are never made anew).
+    """
+    directory = store.path / DIRECTORY
+    for each in (directory, directory / "tls"):
+        each.mkdir(mode=0o700, parents=True, exist_ok=True)
+        each.chmod(0o700)
+    first = not exists(store)
+    if not first and (gone := [name for name in KEYS if not path(store, name).is_file()]):
+        raise UserError(
+            f"{path(store, gone[0])} is gone, and without it no backup of this installation can be {'read' if gone[0] == CIPHER_KEY else 'proven'}:"
+            " put it back from your copy of the state directory (ops/runbooks/lost-secrets.md)"
+        )
+    made = []
+    for name, content in _contents().items():
+        if not path(store, name).is_file():  # those that a start that was killed half-way has made are kept
+            write_private(path(store, name), content())
+            made.append(name)
+    password = read(store, f"{ROLE}.password").decode().strip()
+    if f"{ROLE}.password" in made or not path(store, f"{ROLE}.scram").is_file():
+        write_private(path(store, f"{ROLE}.scram"), f"{scram_verifier(password)}\n".encode())
+    renewed = _certificates(store)
+    if first:
+        write_private(path(store, MARKER), (json.dumps({"format": 1}) + "\n").encode())
+        return [f"secrets of the backups generated in {directory}"]
+    return [f"{name} of the backups was missing and is another one now" for name in made] + [
+        f"certificate of {name} renewed" for name in renewed
+    ]
+
+
+def _contents() -> dict[str, Callable[[], bytes]]:
+    return {
+        CIPHER_KEY: f"{random_source.token_urlsafe(CIPHER_BYTES)}\n".encode,
+        EVIDENCE_KEY: _signing_key,
+        f"{ROLE}.password": f"{random_source.token_urlsafe(PASSWORD_BYTES)}\n".encode,
+    }
+
+
+def _signing_key() -> bytes:
+    """An Ed25519 key, PEM."""
+    return Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _certificates(store: Store) -> list[str]:
+    """Issue the parties' certificates that are missing, another authority's or soon over; returns their names."""
+    ca = store.ca_file.read_bytes()
+    due = [name for name in PARTIES if _is_due(store, name, ca)]
+    if due:
+        authority = Authority.load(ca, (store.path / "tls" / "ca.key").read_bytes())
+        for name in due:
+            key, certificate = authority.issue(name, PARTIES[name], client=True)
+            write_private(path(store, f"tls/{name}.key"), key)
+            write_private(path(store, f"tls/{name}.crt"), certificate)
+    return due
+
+
+def _is_due(store: Store, name: str, ca: bytes) -> bool:
+    files = [path(store, f"tls/{name}.{kind}") for kind in ("crt", "key")]
+    if not all(file.is_file() for file in files):
+        return True
+    try:
+        certificate = x509.load_pem_x509_certificate(files[0].read_bytes())
+    except ValueError:
+        return True
+    signed = certificate.issuer == x509.load_pem_x509_certificate(ca).subject
+    return not signed or days_left_of(files[0]) < RENEW_BEFORE_DAYS

@@ -1,0 +1,187 @@
+"""The commands `orcheo-db backup …`, `restore` and `drill`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from orcheo_db import restore as restoring
+from orcheo_db.backup_lifecycle import ask, stream
+from orcheo_db.command import Command, Context, Group, pass_context
+from orcheo_db.console import out, say
+from orcheo_db.errors import CheckFailed, UserError
+
+TYPES = ("full", "differential", "incremental")
+
+
+@click.group("backup", cls=Group)
+def backup_group() -> None:
+    """Backups: make one, list what can be restored, check that all of it works."""
+
+
+@backup_group.command("run")
+@click.option("--type", "kind", type=click.Choice(TYPES), default="incremental", show_default=True)
+@pass_context
+def backup_run(context: Context, /, kind: str) -> None:
+    """Make a backup now."""
+    made = stream(context.target(), ["run", "--type", kind])
+    context.print(
+        made, f"Backup {made['label']}: {_size(made['size'])}, {_size(made['stored'])} stored, {made['seconds']} s."
+    )
+
+
+@backup_group.command("list")
+@pass_context
+def backup_list(context: Context) -> None:
+    """What can be restored, from when to when, the sizes, the last drill."""
+    found = ask(context.target(), "list")
+    context.print(found, None)
+    if context.as_json:
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("backup", "type", "complete (UTC)", "cluster", "stored"):
+        table.add_column(title, justify="right" if title in ("cluster", "stored") else "left")
+    for backup in found["backups"]:
+        stop = backup["stop"][:19].replace("T", " ")
+        table.add_row(backup["label"], backup["type"], stop, _size(backup["size"]), _size(backup["stored"]))
+    out.print(table)
+    out.print(_summary(found), markup=False)
+
+
+def _summary(found: dict[str, Any]) -> str:
+    span, drill = found["restorable"], found["last_drill"]
+    lines = [
+        f"Any moment can be restored from {span['from'][:19]} to {(span['to'] or 'the last backup')[:19]} UTC."
+        if span
+        else "Nothing can be restored yet."
+    ]
+    lines += [f"Restore point {point['name']}: {point['at'][:19]} UTC, LSN {point['lsn']}" for point in found["points"]]
+    lines.append(f"The repository takes {_size(found['repository_bytes'])}, {_size(found['free_bytes'])} are free.")
+    if drill is None:
+        lines.append("No drill yet: the schedule runs one a day, `make drill` one now.")
+    else:
+        words = (
+            f"RTO {drill['rto_seconds']} s, RPO {drill['rpo_seconds'] if drill['rpo_seconds'] is not None else '-'} s"
+            if drill["result"] == "pass"
+            else drill["failure"]
+        )
+        lines.append(f"Last drill: {drill['result']} at {drill['finished_at'][:19]} UTC ({words}).")
+    return "\n".join(lines)
+
+
+@backup_group.command("check")
+@click.option("--deep", is_flag=True, help="Read every file of the repository and compare its checksum.")
+@pass_context
+def backup_check(context: Context, /, deep: bool) -> None:
+    """Whether WAL arrives, backups are recent, the repository is whole and has room, the last drill passed."""
+    found = stream(context.target(), ["check", *(["--deep"] if deep else [])])
+    context.print(found, None)
+    failed = [check for check in found["checks"] if not check["ok"]]
+    if not context.as_json:
+        table = Table(box=None, pad_edge=False)
+        for title in ("", "check", "what was found"):
+            table.add_column(title, overflow="fold")
+        for check in found["checks"]:
+            table.add_row(
+                "ok" if check["ok"] else "NO",
+                check["name"],
+                check["found"] + (f" -> {check['remedy']}" if check["remedy"] else ""),
+            )
+        out.print(table)
+    if failed:
+        raise CheckFailed(
+            f"{len(failed)} of {len(found['checks'])} checks failed: {failed[0]['name']}: {failed[0]['found']}"
+        )
+
+
+@backup_group.command("point")
+@click.argument("name")
+@pass_context
+def backup_point(context: Context, /, name: str) -> None:
+    """Set a restore point of that name, to go back to with `restore --to-name` (before a risky change, for example)."""
+    made = ask(context.target(), "point", name)
+    context.print(made, f"Restore point {name} is set at LSN {made['lsn']}, and its WAL is archived.")
+
+
+@click.command("drill", cls=Command)
+@click.option(
+    "--switch", is_flag=True, help="Don't wait for archive_timeout to end the WAL segment: RPO is not measured then."
+)
+@click.option(
+    "--html", "page", type=click.Path(path_type=Path), help="Only write the page with the history of all drills there."
+)
+@pass_context
+def drill_command(context: Context, /, switch: bool, page: Path | None) -> None:
+    """Restore the newest backup beside production, to just after a marker, and prove that it is the same; exit code 1 if not."""
+    target = context.target()
+    if page is not None:
+        result = target.run("backup", ["python", "-m", "orcheo_db.backup", "report", "--html"])
+        if result.code != 0:
+            raise CheckFailed(result.stderr.strip().splitlines()[-1])
+        page.write_text(result.stdout, encoding="utf-8")
+        context.print({"page": str(page)}, f"{page} is written.")
+        return
+    done = stream(target, ["drill", *(["--switch"] if switch else [])])
+    record = done["record"]
+    context.print(record, done["report"])
+    if record["result"] != "pass":
+        raise CheckFailed(f"the drill failed: {record['failure']}")
+
+
+@click.command("restore", cls=Command)
+@click.option("--to", "time", metavar="TIME", help='A moment, with its time zone: "2026-11-23 10:15:00+00".')
+@click.option("--to-lsn", metavar="LSN", help="A position in the WAL.")
+@click.option("--to-name", metavar="NAME", help="A restore point (orcheo-db backup point).")
+@click.option("--swap", is_flag=True, help="Then let PostgreSQL run on it; the former volume is kept.")
+@click.option("--confirm", metavar="PROJECT", help="The project's name, to confirm --swap and --use.")
+@click.option("--use", metavar="VOLUME", help="Restore nothing: put this volume in place (to go back, for example).")
+@click.option("--table", metavar="NAME", help="Copy this table's rows out into --out (CSV); nothing else stays.")
+@click.option("--where", metavar="CONDITION", help="Only these rows of --table.")
+@click.option("--out", "file", type=click.Path(path_type=Path), help="The file for --table.")
+@pass_context
+def restore_command(  # noqa: PLR0913, PLR0917 - click passes each option by its name
+    context: Context, /, time: str | None, to_lsn: str | None, to_name: str | None, swap: bool, confirm: str | None, use: str | None,
+    table: str | None, where: str | None, file: Path | None,
+) -> None:  # fmt: skip
+    """Restore the newest state, or an earlier one, into a new volume beside the running one."""
+    target = context.target()
+    if (swap or use) and confirm not in ("yes", target.project):
+        what = use or "the restored one"
+        raise UserError(
+            f"PostgreSQL would be restarted on another volume ({what}; {target.volume} is kept): confirm with --confirm {target.project}"
+        )
+    if use is not None:
+        done = restoring.put_in_place(target, use)
+        context.print(done, f"PostgreSQL runs on {done['in_place']}; {done['kept']} is kept.")
+        return
+    if swap and table:
+        raise UserError(
+            "--swap and --table are two things: one puts a cluster in place, the other copies rows out of one"
+        )
+    given = {"--to": time, "--to-lsn": to_lsn, "--to-name": to_name, "--table": table, "--where": where}
+    options = [f"{name}={value}" for name, value in given.items() if value is not None]
+    done = restoring.restore(target, options, swap=swap, table=table, out=file)
+    context.print(done, None)
+    if context.as_json:
+        return
+    say(
+        f"Restored {done['target']} from backup {done['backup']}: {_size(done['bytes'])}, {done['tables']} tables, RTO {done['rto_seconds']} s."
+    )
+    if table:
+        say(f"{done['rows_extracted']} rows of {table} are in {done['out']}.")
+    elif swap:
+        say(
+            f"PostgreSQL runs on {done['in_place']}; {done['kept']} is kept (to go back: orcheo-db restore --use {done['kept']})."
+        )
+    else:
+        say(
+            f"It is in volume {done['volume']}, beside the running one. To put it in place: orcheo-db restore --use {done['volume']} --confirm {target.project}"
+        )
+
+
+def _size(count: int) -> str:
+    """Bytes, for people."""
+    return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.1f} MB"

@@ -1,0 +1,137 @@
+"""`restore` on a Compose target: into a new volume beside the running one; putting it in place is a step of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import docker
+
+from orcheo_db import backup_lifecycle, lifecycle
+from orcheo_db.backup_lifecycle import ask
+from orcheo_db.console import say, step
+from orcheo_db.errors import CheckFailed, UserError
+from orcheo_db.secrets import write_private
+from orcheo_db.targets.compose import IN_PLACE, ComposeTarget
+
+KEPT = "orcheo-db.restored"  # label of a volume that a restore made: the target it was restored to
+
+
+def restore(
+    target: ComposeTarget,
+    options: Sequence[str],
+    *,
+    swap: bool = False,
+    table: str | None = None,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Restore into a new volume; production is only read, and only with `swap` replaced.
+
+    Args:
+        options: the recovery target, in the words of `python -m orcheo_db.backup restore`.
+        table: copy its rows out into `out` (CSV); the volume is removed again.
+
+    Raises:
+        UserError: no backups, a target outside of the archive, `out` exists. CheckFailed: the restore failed.
+    """
+    if table is not None and (out is None or out.exists()):
+        raise UserError(
+            "--table needs --out FILE, a file that does not exist yet"
+            if out is None
+            else f"{out} exists: name another file"
+        )
+    ask(target, "restore", "--check", *(word for word in options if not word.startswith(("--table", "--where"))))
+    with lifecycle.exclusive(target.store):
+        volume = _new_volume(target)
+        try:
+            answer = _run(target, volume, options, out)
+        except BaseException:
+            docker.from_env().volumes.get(
+                volume
+            ).remove()  # made a moment ago by this very call, and nothing of use in it
+            raise
+        if table is not None:
+            docker.from_env().volumes.get(volume).remove()
+            return {**answer, "volume": None, "out": str(out)}
+    answer["volume"] = volume
+    if swap:
+        answer |= put_in_place(target, volume)
+    return answer
+
+
+def _new_volume(target: ComposeTarget) -> str:
+    name = f"{target.project}_pgdata-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    labels = {"com.docker.compose.project": target.project, "com.docker.compose.volume": "pgdata", KEPT: "yes"}
+    docker.from_env().volumes.create(name, labels=labels)
+    return name
+
+
+def _run(target: ComposeTarget, volume: str, options: Sequence[str], out: Path | None) -> dict[str, Any]:
+    """The restore itself, in a container without a network that can write to the new volume alone."""
+    mounts = target.store.path / "mounts" / "backup"
+    argv = [
+        "docker", "run", "--rm", f"--name={target.project}-restore", "--network=none", "--read-only", "--cap-drop=ALL", "--user=999:999",
+        "--security-opt=no-new-privileges:true", f"--memory={target.spec.backup.memory}", "--shm-size=256m", "--tmpfs=/tmp:mode=1777,size=256m",
+        f"--label=com.docker.compose.project={target.project}", "--stop-timeout=60", f"--volume={volume}:/var/lib/postgresql",
+        f"--volume={target.project}_backup:/var/lib/orcheo-backup:ro", f"--volume={target.project}_archive:/var/lib/orcheo-backup/archive:ro",
+        f"--volume={mounts}/conf:/etc/orcheo-db:ro", f"--volume={mounts}/secrets:/run/orcheo-db/secrets:ro",
+        target.tags["backup"], "python", "-m", "orcheo_db.backup", "restore", *options,
+    ]  # fmt: skip
+    rows = out.open("xb") if out else None
+    words = ""
+    try:
+        with step(f"Restoring into volume {volume}") as bar:
+            process = subprocess.Popen(argv, stdout=rows or subprocess.PIPE, stderr=subprocess.PIPE)
+            assert process.stderr is not None
+            for line in process.stderr:
+                if text := line.decode(errors="replace").strip():
+                    words = text.removeprefix("orcheo-db backup: ")
+                    bar.update(0, 0, words)
+            answer = words if rows else (process.stdout.read().decode() if process.stdout else "")
+            code = process.wait()
+    finally:
+        if rows:
+            rows.close()
+    if code != 0:
+        if out:
+            out.unlink()
+        raise (UserError if code == UserError.exit_code else CheckFailed)(f"{words} (production was not touched)")
+    found: dict[str, Any] = json.loads(answer)
+    return found
+
+
+def put_in_place(target: ComposeTarget, volume: str) -> dict[str, Any]:
+    """Let PostgreSQL run on `volume`; the one before stays, under its name.
+
+    Raises:
+        UserError: there is no such volume, or it is another installation's. CheckFailed: the server does not start on it.
+    """
+    former = target.volume
+    if volume == former:
+        raise UserError(f"volume {volume} is in place already")
+    if volume not in target.restored_volumes():
+        names = ", ".join(target.restored_volumes()) or "none"
+        raise UserError(f"no volume {volume} of this installation to put in place; there are: {names}")
+    write_private(target.store.path / IN_PLACE, f"{volume}\n".encode())
+    if target.volume_owner() != target.store.installation_id():
+        write_private(target.store.path / IN_PLACE, f"{former}\n".encode())
+        raise UserError(
+            f"volume {volume} holds no finished cluster of this installation: restore again; {former} stays in place"
+        )
+    say(f"Putting {volume} in place of {former}, which is kept")
+    try:
+        lifecycle.up(target, install_docker=False)
+        with lifecycle.exclusive(target.store):
+            lifecycle.init(target, force=True)  # the restored moment may be older than the releases that run now
+        backup_lifecycle.ask(
+            target, "run", "--type", "incremental"
+        )  # a new timeline begins: from here on it is covered
+    except (UserError, CheckFailed) as error:
+        raise CheckFailed(
+            f"{error} [volume {volume} is in place; back to the former one: orcheo-db restore --use {former}]"
+        ) from None
+    return {"in_place": volume, "kept": former}

@@ -1,0 +1,132 @@
+"""pgBackRest's answers understood, its errors in one line, and recovery targets checked before anything is done."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from orcheo_db.backup import engine, restore
+from orcheo_db.backup.config import Config
+from orcheo_db.backup.engine import Backup, Info
+from orcheo_db.backup.scratch import Target
+from orcheo_db.errors import UserError
+
+START = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
+
+
+def config(path: Path) -> Config:
+    return Config("orcheo", 17, "orcheo", (), "id", {}, 400, 1, 60, 1 << 30, path, path, path, path)
+
+
+def backup(number: int, *, lsn: str) -> Backup:
+    stop = START + timedelta(hours=number)
+    return Backup(f"b{number}", "full", stop, stop, 1, 1, lsn, lsn, "w", "w", False, 1)
+
+
+def test_errors_are_one_line() -> None:
+    lines = [
+        "P00   WARN: something small",
+        "P00  ERROR: [082]: WAL segment 000000010000000000000005 was not archived before the 120000ms timeout",
+        "            HINT: check the archive_command to ensure that all options are correct (especially --stanza).",
+        "P00   INFO: check command end: aborted with exception [082]",
+    ]
+    assert engine.reason(lines) == (
+        "[082] WAL segment 000000010000000000000005 was not archived before the 120000ms timeout"
+        " HINT: check the archive_command to ensure that all options are correct (especially --stanza)."
+    )
+    assert engine.reason([]) == "it said nothing"
+    assert engine.clean("2026-11-25 09:00:00.123 P01   INFO: backup file x") == "backup file x"
+
+
+def test_the_newest_segment_of_the_newest_timeline(tmp_path: Path) -> None:
+    found = config(tmp_path)
+    assert engine.newest_archived(found) is None
+    for name in ("0000000100000000/00000001000000000000000A", "0000000200000000/000000020000000000000009"):
+        file = found.archive / "17-1" / f"{name}-{'a' * 40}.zst"
+        file.parent.mkdir(parents=True)
+        file.touch()
+    (
+        found.archive / "17-1" / "0000000200000000" / f"00000002000000000000000B-{'a' * 40}.zst.pgbackrest.tmp"
+    ).touch()  # unfinished
+    newest = engine.newest_archived(found)
+    assert newest is not None and newest[0] == "000000020000000000000009"
+    assert engine.archived(found, "00000001000000000000000A") is not None
+    assert engine.archived(found, "00000001000000000000000B") is None
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("now", None, None), "is no time"),
+        (("2026-11-23 10:15:00", None, None), 'has no time zone: write it as "2026-11-23 10:15:00+00"'),
+        ((None, "1A2B", None), "is no position in the WAL"),
+        ((None, "0/XYZ", None), "is no position in the WAL"),
+        (("2026-11-23 10:15:00+00", None, "x"), "one of --to, --to-lsn and --to-name"),
+    ],
+)
+def test_a_malformed_target(given: tuple[str | None, str | None, str | None], words: str) -> None:
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        restore.parse_target(*given)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_time_is_passed_on_in_utc() -> None:
+    assert restore.parse_target("2026-11-23 12:15:00+02", None, None).options()[:2] == [
+        "--type=time",
+        "--target=2026-11-23 10:15:00+00:00",
+    ]
+    assert restore.parse_target(None, None, None).options() == ["--type=default"]
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """Backups that ended at 11:00 and 13:00, the archive until 14:00."""
+    info = Info(0, "ok", (backup(1, lsn="0/3000028"), backup(3, lsn="0/9000028")), (("0" * 24, "0" * 24),), "1")
+    monkeypatch.setattr(restore.PgBackRest, "info", lambda _self: info)
+    monkeypatch.setattr(
+        restore.engine, "newest_archived", lambda _config: ("00000001000000000000000B", START + timedelta(hours=4))
+    )
+    monkeypatch.setattr(
+        restore,
+        "points",
+        lambda _config: [
+            {"name": "early", "lsn": "0/1000000", "at": "x"},
+            {"name": "good", "lsn": "0/4000000", "at": "x"},
+        ],
+    )
+    return config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("target", "label"),
+    [
+        (Target(), "b3"),
+        (Target(time="2026-11-23 12:00:00+00:00"), "b1"),
+        (Target(time="2026-11-23 13:30:00+00:00"), "b3"),
+        (Target(lsn="0/8000000"), "b1"),
+        (Target(lsn="0/BFFFFFF"), "b3"),
+        (Target(name="good"), "b1"),
+    ],
+)
+def test_the_backup_that_a_restore_starts_from(repository: Config, target: Target, label: str) -> None:
+    assert restore.check_target(repository, target).label == label
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (Target(time="2026-11-23 10:59:59+00:00"), "outside of the archive"),
+        (Target(time="2026-11-23 14:00:01+00:00"), "outside of the archive"),
+        (Target(lsn="0/3000000"), "outside of the archive"),
+        (Target(lsn="0/C000001"), "outside of the archive"),
+        (Target(name="early"), "older than every backup"),
+        (Target(name="other"), "known are early, good"),
+    ],
+)
+def test_outside_of_the_archive_the_range_is_said(repository: Config, target: Target, words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        restore.check_target(repository, target)
+    assert "begins 2026-11-23 11:00:00+00 (LSN 0/3000028) and ends 2026-11-23 14:00:00+00" in str(caught.value)
