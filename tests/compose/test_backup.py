@@ -1,0 +1,241 @@
+"""Backups on the running stack: the first one is there, WAL goes over mutual TLS, restores are what they should be, drills prove it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import docker
+import psycopg
+import pytest
+
+from orcheo_db.targets.compose import ComposeTarget
+from tests.conftest import Installation, remove_leftovers
+
+
+def execute(own: Installation, text: str, *parameters: Any) -> list[Any]:
+    """As the app, straight to the server."""
+    with psycopg.connect(own.target().dsn(direct=True), autocommit=True) as connection:
+        cursor = connection.execute(text.encode(), parameters)
+        return cursor.fetchall() if cursor.description else []
+
+
+def inside(target: ComposeTarget, service: str, script: str) -> tuple[int, str]:
+    result = target.run(service, ["sh", "-c", script])
+    return result.code, result.stdout + result.stderr
+
+
+def test_the_first_full_backup_came_with_up(installation: Installation):
+    found = installation.ok("backup", "list", "--json").json
+    assert found["status"] == "ok" and found["backups"][0]["type"] == "full" and found["backups"][0]["size"] > 2**20
+    assert found["restorable"]["from"] < found["restorable"]["to"]
+    text = installation.ok("backup", "list").stdout
+    assert found["backups"][0]["label"] in text and "Any moment can be restored from" in text
+
+
+def test_check_is_content(installation: Installation):
+    found = installation.ok("backup", "check", "--json").json
+    assert found["ok"] and {"WAL arriving", "archive round trip", "newest backup", "page checksums"} <= {c["name"] for c in found["checks"]}
+    deep = installation.ok("backup", "check", "--deep", "--json").json
+    assert deep["checks"][-1]["name"] == "every file of the repository" and deep["ok"]
+
+
+def test_the_database_can_push_and_cannot_reach_backups(target: ComposeTarget):
+    """PostgreSQL's containers hold a certificate that opens the archive alone, where there are no backups to read or delete."""
+    label = json.loads(inside(target, "backup", "pgbackrest info --output=json")[1])[0]["backup"][0]["label"]
+    for service in ("postgres", "pgbackrest"):
+        assert inside(target, service, "ls /var/lib/orcheo-backup/backup /var/lib/orcheo-backup/archive/orcheo")[0] != 0
+        conf = "PGBACKREST_CONFIG_INCLUDE_PATH=/nonexistent"
+        code, said = inside(target, service, f"{conf} pgbackrest --stanza=orcheo repo-ls backup/orcheo")
+        assert label not in said, said
+        code, said = inside(target, service, f"{conf} pgbackrest --stanza=orcheo --set={label} repo-get backup/orcheo/{label}/backup.manifest")
+        assert code != 0 and "[backup]" not in said, said
+    assert inside(target, "archive", "ls /var/lib/orcheo-backup/backup")[0] != 0
+    assert inside(target, "backup", f"ls /var/lib/orcheo-backup/backup/orcheo/{label}")[0] == 0
+
+
+def test_nobody_without_the_right_certificate(target: ComposeTarget):
+    """The TLS servers take their own party alone: the database's certificate does not open the database's own server, nor none at all."""
+    for service, host in (("backup", "archive"), ("postgres", "pgbackrest")):
+        conf = "PGBACKREST_CONFIG=/nonexistent PGBACKREST_CONFIG_INCLUDE_PATH=/nonexistent"
+        options = (
+            f"--repo1-host={host} --repo1-host-type=tls --repo1-host-ca-file=/run/orcheo-db/secrets/ca.crt"
+            " --repo1-host-cert-file=/run/orcheo-db/secrets/pgbackrest.crt --repo1-host-key-file=/run/orcheo-db/secrets/pgbackrest.key"
+        )
+        code, said = inside(target, service, f"{conf} pgbackrest --stanza=orcheo --log-level-stderr=error {options} repo-ls archive 2>&1")
+        assert code != 0 and ("access denied" in said.lower() or "AccessError" in said or "[071]" in said), said
+
+
+def test_repository_is_encrypted_and_no_secret_shows(target: ComposeTarget):
+    code, head = inside(target, "backup", "cat /var/lib/orcheo-backup/backup/orcheo/backup.info | head -c 8")
+    assert code == 0 and head.startswith("Salted__")
+    key = (target.store.path / "backup" / "cipher.key").read_text().strip()
+    for service in ("archive", "backup", "pgbackrest", "postgres"):
+        container = target.container(service)
+        assert container is not None and key not in json.dumps(container.attrs)
+    assert inside(target, "postgres", f"grep -rl {key} /etc/orcheo-db /run/orcheo-db 2>/dev/null")[1] == ""
+
+
+def test_a_drill_proves_and_leaves_evidence(installation: Installation, target: ComposeTarget):
+    execute(installation, "CREATE TABLE IF NOT EXISTS drill_probe (id int PRIMARY KEY, body text)")
+    execute(installation, "INSERT INTO drill_probe SELECT i, md5(i::text) FROM generate_series(1, 500) i ON CONFLICT DO NOTHING")
+    try:
+        record = installation.ok("drill", "--json").json
+    finally:
+        execute(installation, "DROP TABLE drill_probe")
+    assert record["result"] == "pass" and record["failure"] is None
+    assert all(check["ok"] for check in record["checks"]) and len(record["checks"]) >= 9
+    assert 0 < record["rto_seconds"] < 600 and 0 <= record["rpo_seconds"] <= 121
+    assert record["sizes"]["rows_compared"] >= 500 and record["previous"] is None or record["previous"]
+    assert inside(target, "backup", "ls -A /var/lib/orcheo-scratch") == (0, "")
+    files = inside(target, "backup", "ls /var/lib/orcheo-backup/evidence/*.json")[1].split()
+    assert files and installation.ok("backup", "list", "--json").json["last_drill"]["result"] == "pass"
+    metrics = inside(target, "backup", "python -m orcheo_db.backup metrics")[1]
+    assert f"orcheo_db_drill_rto_seconds {record['rto_seconds']}" in metrics and "orcheo_db_evidence_chain_ok 1" in metrics
+
+
+def test_the_drills_page(installation: Installation, tmp_path: Path):
+    installation.ok("drill", "--html", str(tmp_path / "drills.html"))
+    page = (tmp_path / "drills.html").read_text()
+    assert page.startswith("<!doctype html>") and "<svg" in page and "http" not in page.replace("http://www.w3.org/", "")
+
+
+def test_restore_refuses_what_the_archive_has_not(installation: Installation):
+    before = {volume.name for volume in docker.from_env().volumes.list()}
+    for arguments, words in (
+        (("--to", "2020-01-01 00:00:00+00"), "outside of the archive"),
+        (("--to", "2020-01-01 00:00:00"), "no time zone"),
+        (("--to-name", "nosuch"), "no restore point 'nosuch'"),
+        (("--to-lsn", "FFFFFFF/0"), "outside of the archive"),
+        (("--table", "x"), "--out FILE"),
+        (("--swap",), "confirm with --confirm"),
+        (("--use", "other_volume", "--confirm", "yes"), "no volume other_volume"),
+    ):
+        ran = installation.run("restore", *arguments)
+        assert ran.code == 2 and words in ran.message, ran.stderr
+    assert {volume.name for volume in docker.from_env().volumes.list()} == before
+
+
+def test_rows_of_one_table_from_before_a_mistake(installation: Installation, tmp_path: Path):
+    execute(installation, "CREATE TABLE probe_rows (id int PRIMARY KEY, body text)")
+    execute(installation, "INSERT INTO probe_rows SELECT i, 'row ' || i FROM generate_series(1, 100) i")
+    point = f"before-{time.time_ns()}"
+    assert "is set at LSN" in installation.ok("backup", "point", point).stdout
+    execute(installation, "DROP TABLE probe_rows")
+    out = tmp_path / "rows.csv"
+    done = installation.ok("restore", "--to-name", point, "--table", "probe_rows", "--where", "id > 90", "--out", str(out), "--json").json
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert done["rows_extracted"] == 10 and [row["id"] for row in rows] == [str(i) for i in range(91, 101)]
+    assert done["volume"] is None and execute(installation, "SELECT to_regclass('probe_rows')") == [(None,)]
+    ran = installation.run("restore", "--to-name", point, "--table", "nosuch", "--out", str(tmp_path / "other.csv"))
+    assert ran.code == 2 and '"public.nosuch" does not exist' in ran.message and not (tmp_path / "other.csv").exists()
+    assert installation.run("backup", "point", point).code == 2  # recovery would stop at the first of that name
+
+
+@pytest.mark.disruptive
+def test_a_moment_restored_beside_and_put_in_place(second: Installation):
+    second.ok("up")
+    execute(second, "CREATE TABLE probe AS SELECT 1 AS id")
+    time.sleep(1.1)
+    moment = datetime.now(UTC)
+    time.sleep(1.1)
+    execute(second, "INSERT INTO probe VALUES (2)")
+    second.ok("backup", "check")  # pushes the segment
+    former = second.target().volume
+    done = second.ok("restore", "--to", moment.isoformat(), "--json").json
+    assert execute(second, "SELECT count(*) FROM probe") == [(2,)]  # the running one is as it was
+    assert done["rto_seconds"] > 0 and done["volume"].startswith(f"{former}-")
+    used = second.ok("restore", "--use", done["volume"], "--confirm", "yes", "--json").json
+    assert used == {"in_place": done["volume"], "kept": former}
+    assert execute(second, "SELECT array_agg(id) FROM probe") == [([1],)]
+    second.ok("doctor")
+    second.ok("backup", "check")
+    assert second.ok("up", "--json").json["changed"] == []
+    assert [b["type"] for b in second.ok("backup", "list", "--json").json["backups"]][-1] == "incr"
+    ran = second.run("destroy")
+    assert ran.code == 2 and f"volume {former} (a cluster that a restore made or set aside)" in ran.message
+    second.ok("restore", "--use", former, "--confirm", "yes")
+    assert execute(second, "SELECT count(*) FROM probe") == [(2,)]
+    second.ok("destroy", "--confirm", "yes")
+    assert not [v for v in docker.from_env().volumes.list() if v.name.startswith(f"{second.project}_")]
+
+
+@pytest.mark.disruptive
+def test_killed_restores_backups_and_drills_leave_nothing_broken(second: Installation):
+    import signal
+    import subprocess
+
+    from tests.conftest import PROGRAM, ROOT
+
+    second.ok("up")
+    target = second.target()
+    for arguments in (["restore"], ["backup", "run", "--type", "full"], ["drill", "--switch"]):
+        process = subprocess.Popen([PROGRAM, *arguments], env=second.env, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(2.5)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    target.kill("backup")
+    deadline = time.monotonic() + 60
+    while second.run("backup", "list").code != 0:
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    second.ok("backup", "run", "--type", "full")
+    assert second.ok("drill", "--switch", "--json").json["result"] == "pass"
+    assert inside(target, "backup", "ls -A /var/lib/orcheo-scratch") == (0, "")
+    second.ok("backup", "check", "--deep")
+
+
+@pytest.mark.disruptive
+def test_the_archive_away_under_load_loses_nothing(second: Installation):
+    """WAL waits in pg_wal, the check says so, and it drains by itself."""
+    second.ok("up")
+    target = second.target()
+    container = target.container("archive")
+    assert container is not None
+    container.stop()
+    execute(second, "CREATE TABLE probe (id int PRIMARY KEY, body text)")
+    for start in range(0, 60000, 20000):
+        execute(second, "INSERT INTO probe SELECT i, repeat(md5(i::text), 20) FROM generate_series(%s::int, %s::int) i", start, start + 19999)
+    ran = second.run("backup", "check")
+    assert ran.code == 1 and "checks failed" in ran.message, ran.stderr
+    container.start()
+    deadline = time.monotonic() + 120
+    while second.run("backup", "check").code != 0:
+        assert time.monotonic() < deadline
+        time.sleep(2)
+    record = second.ok("drill", "--switch", "--json").json
+    assert record["result"] == "pass" and record["sizes"]["rows_compared"] >= 60000
+
+
+@pytest.mark.disruptive
+def test_a_flipped_byte_and_a_lost_segment_are_found(second: Installation):
+    second.ok("up")
+    target = second.target()
+    for path in ("backup/orcheo/*F/bundle/1", "archive/orcheo/17-1/*/*.zst"):
+        script = f"f=$(ls -S /var/lib/orcheo-backup/{path} | head -1); printf X | dd of=$f bs=1 seek=4096 conv=notrunc status=none; echo $f"
+        assert inside(target, "backup", script)[0] == 0
+        ran = second.run("backup", "check", "--deep")
+        assert ran.code == 1 and "every file of the repository" in ran.message, ran.stderr
+        second.ok("backup", "run", "--type", "full")
+    record = second.run("drill", "--switch", "--json")
+    assert record.code in (0, 1)
+
+
+@pytest.mark.disruptive
+def test_a_lost_cipher_key_is_said_and_nothing_made_anew(second: Installation):
+    second.ok("up")
+    key = second.state / "backup" / "cipher.key"
+    kept = key.read_bytes()
+    key.unlink()
+    ran = second.run("up")
+    assert ran.code == 2 and f"{key} is gone" in ran.message
+    key.write_bytes(kept)
+    second.ok("up")
+
+
+__all__ = ["remove_leftovers"]
