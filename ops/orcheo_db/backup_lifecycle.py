@@ -17,14 +17,17 @@ from orcheo_db.targets.compose import ComposeTarget
 STOP_SECONDS = 30  # as compose/backup.yaml: pgBackRest ends at once
 
 
-def launch(target: ComposeTarget) -> None:
-    """Start the archive before the server that pushes WAL to it: else the first segments fail and wait.
+def launch(target: ComposeTarget, *, server: bool) -> None:
+    """Start the archive before the server that pushes WAL to it (else the first segments fail and wait), the others after it.
+
+    Args:
+        server: whether PostgreSQL serves by now.
 
     Raises:
-        CheckFailed: it could not be started.
+        CheckFailed: a service could not be started.
     """
     if target.with_backup:
-        launch_services(target, "archive")
+        launch_services(target, *(backup.SERVICES[1:] if server else backup.SERVICES[:1]))
 
 
 def settle(target: ComposeTarget) -> list[str]:
@@ -35,11 +38,9 @@ def settle(target: ComposeTarget) -> list[str]:
     """
     if not target.with_backup:
         return stop(target)
-    existed = {name: target.container(name) for name in backup.SERVICES}
-    launch_services(target, *backup.SERVICES)
     for name in backup.SERVICES:
-        wait_until_healthy(target, name, HEALTHY_SECONDS, existed[name])
-    with step("Checking the backups (the first one is made now)"):
+        wait_until_healthy(target, name, HEALTHY_SECONDS, target.container(name))
+    with step("Checking the backups"):
         done: list[str] = ask(target, "prepare")["done"]
     return done
 

@@ -93,8 +93,9 @@ def up(
             target.store.choose(choices)
         if target.managed_server:
             with _timed(outcome, "postgres"):
-                backup_lifecycle.launch(target)
+                backup_lifecycle.launch(target, server=False)
                 start(target, "postgres", HEALTHY_SECONDS)
+                backup_lifecycle.launch(target, server=True)
         with _timed(outcome, "init"):
             outcome.init = init(target, force=adopt)
         if adopt:  # the permission to adopt was for this start alone: the next one is an ordinary one again

@@ -85,9 +85,9 @@ def test_a_time_is_passed_on_in_utc() -> None:
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     """Backups that ended at 11:00 and 13:00, the archive until 14:00."""
     info = Info(0, "ok", (backup(1, lsn="0/3000028"), backup(3, lsn="0/9000028")), (("0" * 24, "0" * 24),), "1")
-    monkeypatch.setattr(restore.PgBackRest, "info", lambda _self: info)
+    monkeypatch.setattr(engine.PgBackRest, "info", lambda _self: info)
     monkeypatch.setattr(
-        restore.engine, "newest_archived", lambda _config: ("00000001000000000000000B", START + timedelta(hours=4))
+        engine, "newest_archived", lambda _config: ("00000001000000000000000B", START + timedelta(hours=4))
     )
     monkeypatch.setattr(
         restore,

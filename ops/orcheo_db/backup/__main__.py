@@ -1,8 +1,7 @@
 """`python -m orcheo_db.backup COMMAND`: what runs in the backup image. One JSON document on stdout, progress on stderr; exit codes 0 done,
 1 the answer is no, 2 wrong input.
 
-    serve                      the service: the schedule, metrics on 127.0.0.1:9187 of the container
-    alive                      exit code 0 if the service's schedule is alive (the health check)
+    serve                      the service: the schedule, its pages on port 9188 of the container: /metrics, /drill, /healthz
     prepare                    stanza and first backup, where there are none
     run --type full|…          a backup now;  drill [--switch]  a drill now;  point NAME  a restore point
     list | check [--deep] | report [--html] | metrics
@@ -17,8 +16,7 @@ import os
 import signal
 import sys
 import threading
-import urllib.error
-import urllib.request
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -26,9 +24,6 @@ from orcheo_db.backup import config as configuration
 from orcheo_db.backup import operations
 from orcheo_db.backup.config import Config
 from orcheo_db.errors import CheckFailed, UserError
-
-PORT = 9188  # of the metrics page; the exporters of PostgreSQL have 9187
-ADDRESS = "0.0.0.0"  # noqa: S104 - in the container, whose only network is internal
 
 
 def say(text: str) -> None:
@@ -39,7 +34,7 @@ def say(text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m orcheo_db.backup", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("serve", "alive", "prepare", "list", "metrics"):
+    for name in ("serve", "prepare", "list", "metrics"):
         commands.add_parser(name)
     run = commands.add_parser("run")
     run.add_argument("--type", choices=("full", "differential", "incremental"), default="incremental")
@@ -59,18 +54,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(config: Config) -> None:
-    from orcheo_db.backup import jobs  # noqa: PLC0415 - the health check must not import all that
+    from orcheo_db.backup import jobs  # noqa: PLC0415
 
-    jobs.serve(config, ADDRESS, PORT, say)
-
-
-def _alive() -> int:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/healthz", timeout=5) as answer:
-            return 0 if answer.status == 200 else 1
-    except (urllib.error.URLError, OSError) as error:
-        say(str(error))
-        return 1
+    jobs.serve(config, say)
 
 
 def _restore(config: Config, options: argparse.Namespace) -> Any:
@@ -88,7 +74,7 @@ def _answer(config: Config, options: argparse.Namespace) -> Any:
     """What a command gives; each imports only what it needs."""
     if options.command == "restore":
         return _restore(config, options)
-    simple = {
+    simple: dict[str, Callable[[], Any]] = {
         "list": lambda: operations.listing(config),
         "check": lambda: operations.check(config, say, deep=options.deep),
         "point": lambda: operations.point(config, options.name),
@@ -97,12 +83,12 @@ def _answer(config: Config, options: argparse.Namespace) -> Any:
         return simple[options.command]()
     from orcheo_db.backup import jobs  # noqa: PLC0415
 
-    others = {
+    others: dict[str, Callable[[], Any]] = {
         "prepare": lambda: jobs.prepare(config, say),
         "run": lambda: jobs.run_now(config, options.type, say),
         "drill": lambda: jobs.drill_now(config, say, switch=options.switch),
         "report": lambda: jobs.page(config) if options.html else jobs.text(config),
-        "metrics": lambda: jobs.rendered(config),
+        "metrics": jobs.rendered,
     }
     return others[options.command]()
 
@@ -110,8 +96,6 @@ def _answer(config: Config, options: argparse.Namespace) -> Any:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(argv)
-    if options.command == "alive":
-        return _alive()
     try:
         config = configuration.load()
         if options.command == "serve":

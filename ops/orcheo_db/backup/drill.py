@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
@@ -60,8 +60,8 @@ class Drill:
     rto: float | None = None
     rpo: float | None = None
 
-    def note(self, name: str, ok: bool, found: str) -> None:
-        self.checks.append({"name": name, "ok": ok, "found": found})
+    def note(self, name: str, ok: bool, found: str, **more: Any) -> None:
+        self.checks.append({"name": name, "ok": ok, "found": found, **more})
         self.heard(f"{name}: {'ok' if ok else 'NO'} ({found})")
 
     @contextmanager
@@ -77,11 +77,10 @@ class Drill:
         failed = [f"{check['name']}: {check['found']}" for check in self.checks if not check["ok"]]
         failure = failure or ("; ".join(failed) if failed else None)
         return {
-            "format": 1,
             "id": self.id,
-            "kind": "drill",
-            "started_at": self.started.isoformat(),
-            "finished_at": datetime.now(UTC).isoformat(),
+            "kind": "restore",
+            "started_at": _stamp(self.started),
+            "finished_at": _stamp(datetime.now(UTC)),
             "result": "fail" if failure else "pass",
             "failure": failure,
             "installation_id": self.config.installation_id,
@@ -94,6 +93,10 @@ class Drill:
             "sizes": self.sizes,
             "checks": self.checks,
         }
+
+
+def _stamp(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def run(config: Config, heard: Heard, *, switch: bool = False) -> dict[str, Any]:
@@ -113,8 +116,9 @@ def run(config: Config, heard: Heard, *, switch: bool = False) -> dict[str, Any]
         failure = " ".join(str(error).split()) or type(error).__name__
     record = drill.record(failure)
     config.evidence.mkdir(mode=0o700, exist_ok=True)
-    evidence.append(config.evidence, record, config.signing_key())
-    return record
+    path = evidence.append(config.evidence, record, config.signing_key())
+    written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return written
 
 
 def _drill(drill: Drill, *, switch: bool) -> None:
@@ -124,8 +128,15 @@ def _drill(drill: Drill, *, switch: bool) -> None:
     with connect(config) as production:
         with drill.timed("moment"):
             before = _marker(production, drill.id, "before")
-            taken = moment.take(production, drill.id, SCHEMAS, config.drill_sample, seed=drill.id)
-            _marker(production, drill.id, "after")
+            with connect(config) as other:
+                taken = moment.take(
+                    production,
+                    drill.id,
+                    SCHEMAS,
+                    config.drill_sample,
+                    seed=drill.id,
+                    after_restore_point=lambda: _later(other, drill.id),
+                )
             catalogues = {name: production.execute(query.encode()).fetchall() for name, query in CATALOGUES.items()}
             segment = _segment(production, taken.lsn)
         drill.target = {"restore_point": drill.id, "lsn": taken.lsn, "time": before.isoformat()}
@@ -174,6 +185,11 @@ def _marker(connection: psycopg.Connection[Any], drill: str, phase: str) -> date
     return at
 
 
+def _later(connection: psycopg.Connection[Any], drill: str) -> None:
+    """The marker that must not be in the copy."""
+    _marker(connection, drill, "after")
+
+
 def _segment(connection: psycopg.Connection[Any], lsn: str) -> str:
     row = connection.execute("SELECT pg_walfile_name(%s::pg_lsn)", (lsn,)).fetchone()
     assert row is not None
@@ -198,11 +214,17 @@ def _prove(drill: Drill, copy: Cluster, taken: moment.Moment, catalogues: dict[s
         drill.sizes |= {
             "rows_compared": compared.rows_compared,
             "bytes_compared": compared.bytes_compared,
-            "tables": compared.document(),
             "committed_in_the_moment": compared.committed_in_the_moment,
         }
+        drill.sizes["replaced_in_the_moment"] = compared.replaced_in_the_moment
         words = "; ".join(compared.problems) or f"{compared.rows_compared} rows of {len(compared.tables)} tables equal"
-        drill.note("content equal to production's", compared.ok, words)
+        drill.note(
+            "content equal to production's",
+            compared.ok,
+            words,
+            notes=compared.notes,
+            tables=[asdict(table) for table in compared.tables],
+        )
         for name, there in catalogues.items():
             _same(drill, name, there, connection.execute(CATALOGUES[name].encode()).fetchall())
         row = connection.execute(

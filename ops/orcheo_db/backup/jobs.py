@@ -2,64 +2,67 @@
 
 from __future__ import annotations
 
-import threading
 import time
+import urllib.request
 from typing import Any
 
 from orcheo_db.backup import drill, evidence, metrics, operations, report
 from orcheo_db.backup.config import Config
 from orcheo_db.backup.engine import TYPES, PgBackRest
 from orcheo_db.backup.operations import Heard
-from orcheo_db.backup.plan import JobResult, load, lock_file
+from orcheo_db.backup.plan import JobResult, Runner, load, lock_file
 from orcheo_db.backup.running import Pulse, Stop, exclusive
 from orcheo_db.backup.scheduler import Loop, run_job
 from orcheo_db.backup.scheduler import run_now as run_recorded
 from orcheo_db.backup.scratch import clear
-from orcheo_db.errors import CheckFailed, UserError
+from orcheo_db.errors import CheckFailed
 
-DAY = 86400.0
+FIRST_SECONDS = 3600.0  # the schedule's own first backup of a big cluster
+PORT = 9188  # of the service's pages; PostgreSQL's own exporter has 9187
+ADDRESS = "0.0.0.0"  # noqa: S104 - in the container, whose only network is internal
 
 
-def runner(config: Config, heard: Heard, *, switch: bool = False) -> Any:
+def runner(config: Config, heard: Heard, *, switch: bool = False) -> Runner:
     """What the schedule calls: a job's name in, its result out."""
 
     def run(job: str) -> JobResult:
+        if job in TYPES:
+            made = operations.run(config, job, heard)
+            return JobResult(True, f"{made['label']}, {made['stored']} bytes stored in {made['seconds']} s", made)
+        record = drill.run(config, heard, switch=switch)
+        passed = record["result"] == "pass"
+        words = f"RTO {record['rto_seconds']} s, RPO {record['rpo_seconds']} s" if passed else str(record["failure"])
         try:
-            if job in TYPES:
-                made = operations.run(config, job, heard)
-                return JobResult(True, f"{made['label']}, {made['stored']} bytes stored in {made['seconds']} s", made)
-            record = drill.run(config, heard, switch=switch)
-        except (CheckFailed, UserError) as error:
-            return JobResult(False, str(error))
-        evidence.prune(config.evidence, config.evidence_days, time.time(), config.signing_key())
-        words = (
-            f"RTO {record['rto_seconds']} s, RPO {record['rpo_seconds']} s"
-            if record["result"] == "pass"
-            else record["failure"]
-        )
-        return JobResult(record["result"] == "pass", words, record)
+            evidence.prune(config.evidence, config.evidence_days, time.time(), config.signing_key())
+        except CheckFailed as error:  # the drill is one thing, the history another: both are said
+            passed, words = False, f"{words}; the evidence: {error}"
+        return JobResult(passed, words, record)
 
     return run
 
 
 def prepare(config: Config, heard: Heard) -> dict[str, Any]:
-    """See `operations.prepare`; the first backup is recorded like the schedule's, which waits for this one.
+    """The stanza and the first backup, where there are none; it is recorded like the schedule's, which waits for this one.
 
     Raises:
-        UserError, CheckFailed: as there.
+        UserError: the repository is another cluster's. CheckFailed: pgBackRest can't do it.
     """
-    done = operations.make_stanza(config, heard)
-    if not PgBackRest(config).info().backups:
-        with exclusive(lock_file(config.repository), 600.0, "the first backup"):
-            if not PgBackRest(config).info().backups:
-                heard("first full backup")
-                result = run_job(config.repository, "full", runner(config, heard))
-                if not result.ok:
-                    raise CheckFailed(f"the first backup failed: {result.message}")
-                made = result.details
-                done.append(
-                    f"first full backup made ({made['size'] / 2**20:.0f} MB, {made['stored'] / 2**20:.0f} MB stored)"
-                )
+    done: list[str] = []
+    if PgBackRest(config).info().backups:  # without the lock: a job may run for hours, and nothing is to be made
+        return {"done": operations.make_stanza(config, heard)}
+    with exclusive(
+        lock_file(config.repository), FIRST_SECONDS, "the first backup"
+    ):  # the schedule may be at it already
+        done += operations.make_stanza(config, heard)
+        if not PgBackRest(config).info().backups:
+            heard("first full backup")
+            result = run_job(config.repository, "full", runner(config, heard))
+            if not result.ok:
+                raise CheckFailed(f"the first backup failed: {result.message}")
+            made = result.details
+            done.append(
+                f"first full backup made ({made['size'] / 2**20:.0f} MB, {made['stored'] / 2**20:.0f} MB stored)"
+            )
     return {"done": done}
 
 
@@ -87,41 +90,61 @@ def drill_now(config: Config, heard: Heard, *, switch: bool) -> dict[str, Any]:
     return {"record": result.details, "report": text(config)}
 
 
-def _evidence(config: Config) -> tuple[list[dict[str, Any]], list[str]]:
-    if not config.evidence.is_dir():
-        return [], []
-    return evidence.load_all(config.evidence), evidence.verify(
-        config.evidence, evidence.public_key(config.signing_key())
-    )
+def _proofs(config: Config) -> metrics.Evidence:
+    config.evidence.mkdir(mode=0o700, exist_ok=True)
+    return metrics.Evidence(config.evidence, evidence.public_key(config.signing_key()))
 
 
 def text(config: Config) -> str:
     """The drills' short report."""
-    return report.text(*_evidence(config))
+    return report.text(*_proofs(config).read())
 
 
 def page(config: Config) -> str:
     """The drills' page."""
-    return report.html(*_evidence(config))
+    return report.html(*_proofs(config).read())
 
 
-def rendered(config: Config) -> str:
-    """The metrics, Prometheus' text format."""
-    records, problems = _evidence(config)
-    now = time.time()
-    state, _ = load(config.repository, now)
-    return metrics.render(state, records, problems, now)
+def _pages(config: Config, pulse: Pulse) -> metrics.Render:
+    return metrics.pages(
+        lambda: load(config.repository, time.time())[0], _proofs(config).read, pulse, time.time, lambda: numbers(config)
+    )
 
 
-def serve(config: Config, address: str, port: int, say: Heard) -> None:
+def numbers(config: Config) -> dict[str, float]:
+    """What there is to restore from, in numbers."""
+    backups = PgBackRest(config).info().backups
+    if not backups:
+        return {"count": 0}
+    return {
+        "count": len(backups),
+        "database_bytes": backups[-1].size,
+        "oldest_timestamp_seconds": backups[0].stop.timestamp(),
+        "newest_timestamp_seconds": backups[-1].stop.timestamp(),
+    }
+
+
+def rendered() -> str:
+    """The metrics, Prometheus' text format, as the running service gives them."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/metrics", timeout=30) as answer:
+        found: bytes = answer.read()
+    return found.decode()
+
+
+def serve(config: Config, say: Heard) -> None:
     """The service: what a killed drill left is removed, then the schedule goes on until SIGTERM."""
+    config.evidence.mkdir(mode=0o700, exist_ok=True)
     for name in clear(config):
         say(f"removed what a killed drill left: {name}")
     stop, pulse = Stop(), Pulse()
-    loop = Loop(runner(config, say), config.repository, config.conf / "backup.json", stop=stop, pulse=pulse, say=say)
-    server = threading.Thread(
-        target=metrics.serve, args=(address, port, lambda: rendered(config), lambda: page(config), pulse), daemon=True
-    )
-    server.start()
+
+    def heard(line: str) -> None:
+        say(line)
+        if stop.requested:  # a drill or backup that would go on for long: the next start repeats it
+            raise CheckFailed("the service is being stopped")
+
+    server = metrics.serve(ADDRESS, PORT, _pages(config, pulse))
+    loop = Loop(runner(config, heard), config.repository, config.conf / "backup.json", stop=stop, pulse=pulse, say=say)
     stop.install()
     loop.forever()
+    server.shutdown()

@@ -17,6 +17,7 @@ import psycopg
 from orcheo_db.backup import engine, evidence
 from orcheo_db.backup.config import Config
 from orcheo_db.backup.engine import TYPES, Backup, EngineError, Info, PgBackRest
+from orcheo_db.backup.plan import following
 from orcheo_db.errors import CheckFailed, UserError
 
 Heard = Callable[[str], None]
@@ -74,6 +75,7 @@ def run(config: Config, kind: str, heard: Heard) -> dict[str, Any]:
     """
     pgbackrest = PgBackRest(config)
     started = time.monotonic()
+    make_stanza(config, heard)
     try:
         pgbackrest.run("backup", f"--type={TYPES[kind]}", heard=heard)
     except EngineError as error:
@@ -237,11 +239,8 @@ def check(config: Config, heard: Heard, *, deep: bool = False) -> dict[str, Any]
         _check_backups(config, info, note)
     _guarded(note, "WAL arriving", lambda: _check_archiving(config, note))
     heard("pushing a WAL segment and waiting for it")
-    _guarded(
-        note,
-        "archive round trip",
-        lambda: (pgbackrest.run("check"), note("archive round trip", True, "a segment pushed just now is there")),
-    )
+    if _guarded(note, "archive round trip", lambda: pgbackrest.run("check")) is not None:
+        note("archive round trip", True, "a segment pushed just now is there")
     _check_room(config, note)
     _check_evidence(config, note)
     if deep:
@@ -279,14 +278,11 @@ def _check_backups(config: Config, info: Info, note: Callable[..., None]) -> Non
 
 def longest_gap(config: Config) -> float:
     """Seconds between backups that the schedule allows at most, and one more of them for a run that was missed."""
-    from croniter import croniter  # noqa: PLC0415 - only where the service runs
-
-    now = datetime.now(UTC)
+    now = time.time()
     gaps = []
     for kind in TYPES:
-        ticks = croniter(config.schedule[kind], now)
-        first, second = ticks.get_next(datetime), ticks.get_next(datetime)
-        gaps.append((second - first).total_seconds())
+        first = following(config.schedule[kind], now)
+        gaps.append(following(config.schedule[kind], first) - first)
     return 2 * min(gaps) + 3600
 
 

@@ -178,7 +178,7 @@ class Extract:
         schema, _, name = self.table.rpartition(".")
         query = sql.SQL("SELECT * FROM {}").format(sql.Identifier(schema or "public", name))
         if self.where:
-            query += sql.SQL(" WHERE ") + sql.SQL(self.where)  # type: ignore[arg-type]  # a person's own condition on a copy of their data
+            query += sql.SQL(" WHERE ") + sql.SQL(self.where)  # a person's own condition on a copy of their data
         try:
             with psycopg.connect(dsn) as connection, connection.cursor() as cursor:
                 cursor.execute("SET TRANSACTION READ ONLY")
