@@ -275,7 +275,7 @@ def _settings(drill: Drill, copy: Cluster) -> None:
         for line in (copy.data / "postgresql.auto.conf").read_text().splitlines()
         if line.strip() and line[0] != "#"
     ]
-    strange = [line for line in auto if not line.startswith(("recovery_target", "restore_command"))]
+    strange = [line for line in auto if not line.startswith(("recovery_target", "restore_command", "archive_mode"))]
     good = done.returncode == 0 and not strange
     found = (
         "the spec's postgresql.conf is accepted, nothing is set beside it"
@@ -323,8 +323,7 @@ def _stores(drill: Drill, copy: Cluster) -> None:
         or ", ".join(f"{count} {kind}" for kind, count in seen["counts"].items() if count)
         or "no rows yet"
     )
-    drill.sizes["app"] = seen["counts"]
-    drill.note("read through Orcheo's stores", not seen["problems"], words)
+    drill.note("read through Orcheo's stores", not seen["problems"], words, counts=seen["counts"])
 
 
 __all__ = ["Drill", "run"]

@@ -18,6 +18,7 @@ from orcheo_db.errors import CheckFailed
 
 TYPES = {"full": "full", "differential": "diff", "incremental": "incr"}
 WAL = re.compile(r"([0-9A-F]{24})-[0-9a-f]{40}(?:\.(?:zst|lz4|gz|bz2))?")
+_HEAD = re.compile(r"^(?:\d{4}-\d\d-\d\d [\d:.]+ )?(?:P\d+\s+)?(?:INFO|WARN|ERROR|DETAIL):\s*")
 LOCKED = 50  # pgBackRest's LockAcquireError: another one of its processes works on the stanza
 
 
@@ -133,7 +134,7 @@ class EngineError(CheckFailed):
 
 def clean(line: str) -> str:
     """A line of its log without process and level: "P00   INFO: backup start …" -> "backup start …"."""
-    return re.sub(r"^(?:\d{4}-\d\d-\d\d [\d:.]+ )?P\d+\s+(?:INFO|WARN|ERROR|DETAIL):\s*", "", line.strip())
+    return _HEAD.sub("", line.strip())
 
 
 def reason(lines: Sequence[str]) -> str:
@@ -142,7 +143,7 @@ def reason(lines: Sequence[str]) -> str:
         if "ERROR:" in line:
             more = []
             for following in lines[number + 1 :]:
-                if re.match(r"^(?:\d{4}-\d\d-\d\d [\d:.]+ )?P\d+\s", following):
+                if _HEAD.match(following.strip()):
                     break
                 more.append(following.strip())
             text = re.sub(r"^\[(\d+)\]:\s*", r"[\1] ", clean(line))

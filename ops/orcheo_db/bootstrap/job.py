@@ -39,6 +39,7 @@ READER = "orcheo_ro"
 MONITOR = "orcheo_monitor"
 POOLER = "pgbouncer"
 REPLICATOR = "replicator"
+BACKUP = "orcheo_backup"
 LOGINS = (*APP_LOGINS, READER, MONITOR, POOLER, REPLICATOR)
 
 DEFAULT_SECRETS = "/run/orcheo-db/secrets"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from psycopg import errors, sql
 
-from orcheo_db.bootstrap.job import MONITOR, OWNER, READER
+from orcheo_db.bootstrap.job import BACKUP, MONITOR, OWNER, READER
 from orcheo_db.bootstrap.session import Session, statement
 
 _DATABASE = """
@@ -38,7 +38,8 @@ def ensure_database(session: Session, changes: list[str]) -> None:
     if public:
         conn.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
         changes.append(f"{'/'.join(sorted(public))} on {name} revoked from PUBLIC")
-    for role in (READER, MONITOR):
+    # The own server's first boot makes the backups' role; elsewhere there is none.
+    for role in (READER, MONITOR, *((BACKUP,) if session.job.managed and _there(session, BACKUP) else ())):
         query = """
             SELECT EXISTS (SELECT FROM pg_database d, aclexplode(d.datacl) a WHERE d.datname = %s
                               AND a.grantee = %s::regrole AND a.privilege_type = 'CONNECT')
@@ -47,6 +48,10 @@ def ensure_database(session: Session, changes: list[str]) -> None:
         if not (row and row[0]):
             conn.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database, sql.Identifier(role)))
             changes.append(f"CONNECT on {name} to {role}")
+
+
+def _there(session: Session, role: str) -> bool:
+    return session.maintenance.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,)).fetchone() is not None
 
 
 def _template(session: Session) -> sql.SQL:
