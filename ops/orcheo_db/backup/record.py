@@ -13,8 +13,8 @@
     versions          object: program -> version
     backup            object: label, type, size (bytes), stop_lsn, …; empty if none was found
     target            object: restore_point, lsn, time, …
-    rto_seconds       number >= 0: from the drill's start to a usable database; null if it never was (only with "fail")
-    rpo_seconds       number >= 0: how much older what was restored is than what was asked for; null if unknown
+    rto_seconds       number >= 0: from the restore's start to a database that answers; null if it never was (only with "fail")
+    rpo_seconds       number >= 0: from the marker's commit until its WAL was in the repository; null if not measured
     durations         object: step -> seconds
     sizes             object: what -> number (bytes, rows, …), for example of the sample that was compared
     checks            list of objects {name: text, ok: true or false, found: anything, …}; of a "pass" at least one and all ok
