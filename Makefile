@@ -15,7 +15,7 @@ export ORCHEO_DB_WITH := $(or $(WITH),$(ORCHEO_DB_WITH))
 ORCHEO_DB := .venv/bin/orcheo-db --target $(TARGET) $(if $(SIZE),--size $(SIZE))
 PYTEST := .venv/bin/pytest
 
-.PHONY: help venv up down destroy status dsn psql bootstrap doctor backup restore drill bench-search images render test test-unit lint lock
+.PHONY: help venv up down destroy status dsn psql bootstrap doctor backup restore drill bench-search images render test test-faults test-unit lint lock
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -67,6 +67,9 @@ render: venv ## write the configuration files from ops/spec.toml
 
 test: venv ## run every test (prepares Docker and images itself)
 	@$(PYTEST)
+
+test-faults: venv ## break the backups in every way that the tests know (some ten minutes)
+	@$(PYTEST) --faults tests/compose/test_backup_faults.py
 
 test-unit: venv ## run the tests that need no Docker
 	@$(PYTEST) tests/unit

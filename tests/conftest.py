@@ -39,10 +39,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--verify-target", choices=["compose", "external"], default="compose", help="the target of --existing"
     )
+    parser.addoption("--faults", action="store_true", help="run the long fault matrix of the backups, and nothing else")
     parser.addoption("--keep", action="store_true", help="leave the test stack running at the end")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = bool(config.getoption("--faults"))
+    other = [item for item in items if (item.get_closest_marker("faults") is not None) != wanted]
+    if other:
+        config.hook.pytest_deselected(items=other)
+        items[:] = [item for item in items if item not in set(other)]
     # Unit tests first: a wrong constant should not cost a stack. Disruptive ones last: the others may share the stack.
     # The app last, because it joins the session's stack; all of one way to the database before the other.
     order = {"unit": 0, "verify": 1, "compose": 2, "external": 3}

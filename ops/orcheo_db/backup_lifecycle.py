@@ -14,6 +14,7 @@ from orcheo_db.lifecycle_steps import launch as launch_services
 from orcheo_db.targets import backup
 from orcheo_db.targets.compose import ComposeTarget
 
+LATE_SECONDS = 180.0  # three times the archive_timeout: WAL that waits for longer is stuck
 STOP_SECONDS = 30  # as compose/backup.yaml: pgBackRest ends at once
 
 
@@ -100,3 +101,23 @@ def stream(target: ComposeTarget, arguments: Sequence[str]) -> Any:
     if process.returncode != 0:
         raise (UserError if process.returncode == 2 else CheckFailed)(words or "it said nothing")
     return json.loads(answer)
+
+
+def summary(target: ComposeTarget) -> dict[str, Any]:
+    """One line about the backups for `status`, and what it is made of; never an error: status is asked when things are broken."""
+    if not target.with_backup:
+        return {"ok": None, "said": "off" if target.managed_server else "not this toolkit's"}
+    try:
+        found = ask(target, "list", "--archiver")
+    except (UserError, CheckFailed) as error:
+        return {"ok": False, "said": f"not known ({error})"}
+    newest = found["backups"][-1]["stop"][:16].replace("T", " ") if found["backups"] else "none"
+    drill, waiting = found["last_drill"], found["archiver"]
+    proven = "no drill yet" if drill is None else f"last drill {drill['result']}"
+    stuck = waiting["failing"] or waiting["waiting_seconds"] > LATE_SECONDS
+    said = f"newest {newest} UTC, {proven}" + (f"; WAL does not reach the archive: {waiting['said']}" if stuck else "")
+    return {
+        "ok": bool(found["backups"]) and not stuck and (drill is None or drill["result"] == "pass"),
+        "said": said,
+        "archiver": waiting,
+    }

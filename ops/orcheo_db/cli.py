@@ -17,7 +17,7 @@ import psycopg
 from docker.errors import DockerException
 from rich.table import Table
 
-from orcheo_db import __version__, app_lifecycle, lifecycle, removal, render
+from orcheo_db import __version__, app_lifecycle, backup_lifecycle, lifecycle, removal, render
 from orcheo_db.bench.command import bench_group
 from orcheo_db.cli_backup import backup_group, drill_command, restore_command
 from orcheo_db.cli_upgrade import upgrade_app_
@@ -302,6 +302,7 @@ def status(context: Context) -> None:
     document["ok"] = problem is None
     if target.with_app:
         document["app"] = app_lifecycle.access(target)
+    document["backups"] = backup_lifecycle.summary(target)
     context.print(document, None)
     if not context.as_json:
         _print_services(target)
@@ -309,6 +310,7 @@ def status(context: Context) -> None:
             seen = document["app_sees"]
             say(f"PostgreSQL {seen['server_version']}: {seen['tables']} tables; an app that uses `make dsn` is served.")
             _print_access(target)
+        say(f"Backups: {document['backups']['said']}.")
     if problem:
         raise CheckFailed(f"{problem}: run `{target.up_command}`")
 

@@ -9,6 +9,7 @@ import psycopg
 from docker.errors import DockerException
 
 from orcheo_db import effective
+from orcheo_db.backup_lifecycle import ask
 from orcheo_db.bootstrap import expected
 from orcheo_db.bootstrap import search as search_index
 from orcheo_db.checks import Check
@@ -21,6 +22,7 @@ from orcheo_db.secrets import RENEW_BEFORE_DAYS, SERVER_NAMES
 from orcheo_db.targets.compose import ComposeTarget
 from orcheo_db.tuning import pool_arithmetic, postgresql_settings
 
+WAITING_SEGMENTS = 16  # 256 MB that a busy moment may leave for some seconds
 FREE_SHARE = 0.10  # below a tenth free, the next max_wal_size or VACUUM may fill the volume
 # login, superuser, createdb, createrole, replication (design decision 3)
 ROLE_ATTRIBUTES = {
@@ -62,6 +64,8 @@ def diagnose(target: ComposeTarget) -> list[Check]:
                 "see `make status` and the container's log",
             )
         )
+    if target.with_backup:
+        checks.append(_guard("backups", _backups, target))
     if target.with_app:
         checks += [_guard(name, check, target) for name, check in app_checks()]
     return checks
@@ -73,6 +77,8 @@ def _server_checks(target: ComposeTarget) -> Iterator[tuple[str, Callable[..., C
         yield "settings as meant", _settings
         yield "data checksums", _checksums
         yield "disk space", _disk
+    if target.with_backup:
+        yield "WAL archived", _archived
     yield "connections fit", _live_connections
     yield "collation versions", _collation
     yield "roles", _roles
@@ -89,6 +95,34 @@ def _guard(name: str, check: Callable[..., Check], *arguments: Any) -> Check:
         return check(name, *arguments)
     except (UserError, CheckFailed, psycopg.Error, DockerException, OSError, ValueError, IndexError) as error:
         return Check(name, False, _one_line(error), "mend what the message says, then run doctor again")
+
+
+def _archived(name: str, target: ComposeTarget, connection: psycopg.Connection[Any]) -> Check:
+    del target
+    row = connection.execute(
+        "SELECT a.last_failed_time > coalesce(a.last_archived_time, '-infinity'), a.last_failed_wal, a.last_failed_time::text,"
+        " (SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready') FROM pg_stat_archiver a"
+    ).fetchone()
+    assert row is not None
+    failed, segment, when, waiting = row
+    late = waiting > 1 + WAITING_SEGMENTS
+    found = f"{waiting} segments wait" + (f", the last try of {segment} failed at {when[:19]}" if failed else "")
+    return Check(name, not (failed or late), found, "see ops/runbooks/archive-stuck.md")
+
+
+def _backups(name: str, target: ComposeTarget) -> Check:
+    found = ask(target, "list")
+    if not found["backups"]:
+        return Check(name, False, "there is none", "run `orcheo-db backup run --type full`")
+    newest, drill = found["backups"][-1], found["last_drill"]
+    proven = "not drilled yet" if drill is None else f"last drill {drill['result']} at {drill['finished_at'][:16]}"
+    good = drill is None or drill["result"] == "pass"
+    return Check(
+        name,
+        good,
+        f"{len(found['backups'])}, the newest of {newest['stop'][:16]}; {proven}",
+        "see `orcheo-db backup check` and `make drill`",
+    )
 
 
 def _services(name: str, target: ComposeTarget) -> Check:

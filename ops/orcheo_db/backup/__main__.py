@@ -34,8 +34,10 @@ def say(text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m orcheo_db.backup", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("serve", "prepare", "list", "metrics"):
+    for name in ("serve", "prepare", "metrics"):
         commands.add_parser(name)
+    listing = commands.add_parser("list")
+    listing.add_argument("--archiver", action="store_true", help="also ask PostgreSQL whether WAL is on its way")
     run = commands.add_parser("run")
     run.add_argument("--type", choices=("full", "differential", "incremental"), default="incremental")
     drill = commands.add_parser("drill")
@@ -75,7 +77,9 @@ def _answer(config: Config, options: argparse.Namespace) -> Any:
     if options.command == "restore":
         return _restore(config, options)
     simple: dict[str, Callable[[], Any]] = {
-        "list": lambda: operations.listing(config),
+        "list": lambda: (
+            operations.listing(config) | ({"archiver": operations.archiver(config)} if options.archiver else {})
+        ),
         "check": lambda: operations.check(config, say, deep=options.deep),
         "point": lambda: operations.point(config, options.name),
     }

@@ -22,6 +22,7 @@ from orcheo_db.errors import CheckFailed, UserError
 
 Heard = Callable[[str], None]
 FREE_SHARE = 0.10  # of the repository's volume: below, the next full backup may not fit
+ROUND_TRIP = 30  # seconds for a segment pushed by the check: on a well archive it takes less than one
 LATE = 2.0  # times the archive_timeout: later than that WAL isn't merely waiting for its segment to end
 POINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")  # PostgreSQL takes 63 bytes for a restore point's name
 
@@ -239,7 +240,10 @@ def check(config: Config, heard: Heard, *, deep: bool = False) -> dict[str, Any]
         _check_backups(config, info, note)
     _guarded(note, "WAL arriving", lambda: _check_archiving(config, note))
     heard("pushing a WAL segment and waiting for it")
-    if _guarded(note, "archive round trip", lambda: pgbackrest.run("check")) is not None:
+    if (
+        _guarded(note, "archive round trip", lambda: pgbackrest.run("check", f"--archive-timeout={ROUND_TRIP}"))
+        is not None
+    ):
         note("archive round trip", True, "a segment pushed just now is there")
     _check_room(config, note)
     _check_evidence(config, note)

@@ -143,7 +143,10 @@ def text(records: Sequence[Record], problems: Sequence[str] | None = None, now: 
         ("failure", last["failure"] or ""),
         ("restored", _restored(last)),
         ("RTO", f"{duration(last['rto_seconds'])} (from the restore's start to a database that answers)"),
-        ("RPO", f"{duration(last['rpo_seconds'])} (until the marker was in the repository: a server lost then would have lost as much)"),
+        (
+            "RPO",
+            f"{duration(last['rpo_seconds'])} (until the marker was in the repository: a server lost then would have lost as much)",
+        ),
         ("compared", f"{ok} of {len(last['checks'])} checks ok" + (f"; {sizes}" if sizes else "")),
         *(
             ("", f"{'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {_plain(check['found'])[:LONG]}")
