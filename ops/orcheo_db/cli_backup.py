@@ -14,7 +14,7 @@ from orcheo_db.command import Command, Context, Group, pass_context
 from orcheo_db.console import out, say
 from orcheo_db.errors import CheckFailed, UserError
 
-TYPES = ("full", "differential", "incremental")
+TYPES = ("full", "differential", "incremental", "logical")
 
 
 @click.group("backup", cls=Group)
@@ -28,6 +28,10 @@ def backup_group() -> None:
 def backup_run(context: Context, /, kind: str) -> None:
     """Make a backup now."""
     made = stream(context.target(), ["run", "--type", kind])
+    if kind == "logical":
+        text = f"Logical copy {made['label']}: {made['rows']} rows, {_size(made['stored_bytes'])} stored, {made['seconds']} s; restored and compared in {made['restored_seconds']} s."
+        context.print(made, text)
+        return
     context.print(
         made, f"Backup {made['label']}: {_size(made['size'])}, {_size(made['stored'])} stored, {made['seconds']} s."
     )
@@ -59,6 +63,11 @@ def _summary(found: dict[str, Any]) -> str:
         else "Nothing can be restored yet."
     ]
     lines += [f"Restore point {point['name']}: {point['at'][:19]} UTC, LSN {point['lsn']}" for point in found["points"]]
+    if found["logical"]:
+        last = found["logical"][-1]
+        lines.append(
+            f"{len(found['logical'])} logical copies, the last {last['label']} ({last['rows']} rows, {_size(last['stored_bytes'])}), each restored and compared."
+        )
     lines.append(f"The repository takes {_size(found['repository_bytes'])}, {_size(found['free_bytes'])} are free.")
     if drill is None:
         lines.append("No drill yet: the schedule runs one a day, `make drill` one now.")

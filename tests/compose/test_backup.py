@@ -118,6 +118,31 @@ def test_a_drill_proves_and_leaves_evidence(installation: Installation, target: 
     )
 
 
+def test_a_logical_copy_is_restored_and_compared(installation: Installation, target: ComposeTarget, tmp_path: Path):
+    """And it can be read without this toolkit: gpg with the cipher key, tar, pg_restore."""
+    execute(
+        installation,
+        "CREATE TABLE logical_probe AS SELECT i AS id, md5(i::text) AS body FROM generate_series(1, 300) i",
+    )
+    try:
+        made = installation.ok("backup", "run", "--type", "logical", "--json").json
+    finally:
+        execute(installation, "DROP TABLE logical_probe")
+    assert made["rows"] >= 300 and made["removed"] == []
+    home = f"/var/lib/orcheo-backup/logical/{made['label']}"
+    script = (
+        f"mkdir -m 700 /tmp/g /tmp/out && gpg --batch --quiet --homedir=/tmp/g --pinentry-mode=loopback"
+        f" --passphrase-file=/run/orcheo-db/secrets/cipher.key --decrypt {home}/dump.tar.gpg | tar -x -C /tmp/out"
+        " && pg_restore --list /tmp/out/dump | grep -c 'TABLE DATA public'; rm -rf /tmp/g /tmp/out"
+    )
+    code, said = inside(target, "backup", script)
+    assert code == 0 and int(said.split()[-1]) >= 59, said
+    assert "CREATE ROLE orcheo_app_a" in inside(target, "backup", f"cat {home}/globals.sql")[1]
+    assert "PASSWORD" not in inside(target, "backup", f"cat {home}/globals.sql")[1]
+    assert made["label"] in installation.ok("backup", "list").stdout
+    assert inside(target, "backup", "ls -A /var/lib/orcheo-scratch") == (0, "")
+
+
 def test_the_drills_page(installation: Installation, tmp_path: Path):
     installation.ok("drill", "--html", str(tmp_path / "drills.html"))
     page = (tmp_path / "drills.html").read_text()

@@ -18,7 +18,7 @@ START = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
 
 
 def config(path: Path) -> Config:
-    return Config("orcheo", 17, "orcheo", (), "id", {}, 400, 1, 60, 1 << 30, path, path, path, path)
+    return Config("orcheo", 17, "orcheo", (), "id", {}, 400, 7, 1, 60, 1 << 30, path, path, path, path)
 
 
 def backup(number: int, *, lsn: str) -> Backup:

@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list")
     listing.add_argument("--archiver", action="store_true", help="also ask PostgreSQL whether WAL is on its way")
     run = commands.add_parser("run")
-    run.add_argument("--type", choices=("full", "differential", "incremental"), default="incremental")
+    run.add_argument("--type", choices=("full", "differential", "incremental", "logical"), default="incremental")
     drill = commands.add_parser("drill")
     drill.add_argument("--switch", action="store_true", help="end the WAL segment now; RPO is then not measured")
     check = commands.add_parser("check")

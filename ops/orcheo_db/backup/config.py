@@ -15,6 +15,7 @@ SECRETS = Path("/run/orcheo-db/secrets")
 REPOSITORY = Path("/var/lib/orcheo-backup")
 SCRATCH = Path("/var/lib/orcheo-scratch")
 ROLE = "orcheo_backup"
+UNFINISHED = ".unfinished"  # of a logical copy that isn't proven yet
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Config:
     installation_id: str
     schedule: dict[str, str]
     evidence_days: int
+    logical_copies: int
     drill_sample: int
     archive_timeout: int
     memory: int

@@ -6,7 +6,7 @@ import time
 import urllib.request
 from typing import Any
 
-from orcheo_db.backup import drill, evidence, metrics, operations, report
+from orcheo_db.backup import drill, evidence, logical, metrics, operations, report
 from orcheo_db.backup.config import Config
 from orcheo_db.backup.engine import TYPES, PgBackRest
 from orcheo_db.backup.operations import Heard
@@ -29,6 +29,19 @@ def runner(config: Config, heard: Heard, *, switch: bool = False) -> Runner:
         if job in TYPES:
             made = operations.run(config, job, heard)
             return JobResult(True, f"{made['label']}, {made['stored']} bytes stored in {made['seconds']} s", made)
+        if job == "logical":
+            copy = logical.run(config, heard)
+            words = (
+                f"{copy['label']}: {copy['rows']} rows of {len(copy['tables'])} tables dumped, restored and compared"
+            )
+            return JobResult(
+                True,
+                words,
+                {
+                    name: copy[name]
+                    for name in ("label", "rows", "stored_bytes", "seconds", "restored_seconds", "removed")
+                },
+            )
         record = drill.run(config, heard, switch=switch)
         passed = record["result"] == "pass"
         words = f"RTO {record['rto_seconds']} s, RPO {record['rpo_seconds']} s" if passed else str(record["failure"])

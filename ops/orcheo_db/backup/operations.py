@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 
 from orcheo_db.backup import engine, evidence
-from orcheo_db.backup.config import Config
+from orcheo_db.backup.config import UNFINISHED, Config
 from orcheo_db.backup.engine import TYPES, Backup, EngineError, Info, PgBackRest
 from orcheo_db.backup.plan import following
 from orcheo_db.errors import CheckFailed, UserError
@@ -105,10 +105,26 @@ def listing(config: Config) -> dict[str, Any]:
         if found.archive
         else None,
         "points": points(config),
+        "logical": logical_copies(config),
         "repository_bytes": _used(config.repository),
         "free_bytes": shutil.disk_usage(config.repository).free,
         "last_drill": _drill(drills),
     }
+
+
+def logical_copies(config: Config) -> list[dict[str, Any]]:
+    """The logical copies that there are, oldest first."""
+    found = []
+    for manifest in sorted((config.repository / "logical").glob("*/manifest.json")):
+        if not manifest.parent.name.endswith(UNFINISHED):
+            told = json.loads(manifest.read_text(encoding="utf-8"))
+            found.append(
+                {
+                    "label": manifest.parent.name,
+                    **{name: told[name] for name in ("database_bytes", "stored_bytes", "rows", "seconds")},
+                }
+            )
+    return found
 
 
 def _drill(records: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -114,6 +114,7 @@ def service(spec: Spec, installation_id: str) -> dict[str, object]:
         "database": spec.database.name,
         "extensions": list(spec.database.extensions),
         "schedule": backup.schedule.model_dump(),
+        "logical_copies": backup.retention.logical,
         "evidence_days": backup.retention.evidence_days,
         "drill_sample": backup.drill_sample,
         "archive_timeout": backup.archive_timeout,

@@ -136,14 +136,16 @@ class BackupSchedule(_Model):
     full: Cron
     differential: Cron
     incremental: Cron
+    logical: Cron
     drill: Cron
 
 
 class BackupRetention(_Model):
-    """What is kept: numbers of full and of differential backups (pgBackRest's), days of evidence."""
+    """What is kept: numbers of full and of differential backups (pgBackRest's) and of logical copies, days of evidence."""
 
     full: Annotated[int, whole(1, 1000, "full backups")]
     differential: Annotated[int, whole(1, 1000, "differential backups")]
+    logical: Annotated[int, whole(1, 1000, "logical copies")]
     evidence_days: Annotated[int, whole(30, 36500, "days")]
 
 

@@ -59,6 +59,7 @@ def files(target: ComposeTarget) -> dict[str, list[File]]:
             _cipher(target),
             File(f"secrets/{ROLE}.pgpass", f"*:*:*:{ROLE}:{password}\n".encode()),
             File(f"secrets/{EVIDENCE_KEY}", backup_secrets.read(store, EVIDENCE_KEY)),
+            File("secrets/cipher.key", backup_secrets.read(store, CIPHER_KEY)),
             File("conf/pgbackrest-restore.conf", target.conf("pgbackrest-restore.conf")),
             File("conf/backup.json", (json.dumps(told, indent=2) + "\n").encode()),
             File("conf/postgresql.conf", target.conf(f"{target.size.name}/postgresql.conf")),
