@@ -263,3 +263,26 @@ def test_two_at_once_are_told_apart(installation: Installation):
     finally:
         output, _ = first.communicate(timeout=120)
     assert first.returncode == 0 and json.loads(output)["type"] == "full"
+
+
+@pytest.mark.disruptive
+def test_a_lost_volume_comes_back(second: Installation):
+    """ops/runbooks/lost-volume.md, word for word: the volume is gone, the repository is there."""
+    second.ok("up")
+    execute(second, "CREATE TABLE probe AS SELECT i FROM generate_series(1, 1000) i")
+    second.ok("backup", "check")  # its WAL is in the archive: what wasn't would be lost with the volume
+    target = second.target()
+    former = target.volume
+    second.ok("down")
+    docker.from_env().volumes.get(former).remove()
+    ran = second.run("up")
+    assert (
+        ran.code == 2
+        and "the backup repository is another cluster's" in ran.message
+        and "lost-volume.md" in ran.message
+    )
+    done = second.ok("restore", "--swap", "--confirm", "yes", "--json").json
+    assert done["kept"] == former and done["in_place"].startswith(f"{former}-")
+    assert execute(second, "SELECT count(*) FROM probe") == [(1000,)]
+    second.ok("backup", "check")
+    second.ok("doctor")

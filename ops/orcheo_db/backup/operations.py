@@ -55,7 +55,7 @@ def make_stanza(config: Config, heard: Heard) -> list[str]:
     if found.system_id is not None and found.system_id != system:
         raise UserError(
             f"the backup repository is another cluster's (system identifier {found.system_id}, this server's is {system}): its backups are kept."
-            " Restore that cluster, or give this installation an empty repository (ops/runbooks/backup-repository.md)"
+            " Bring that cluster back (ops/runbooks/lost-volume.md), or give this one an empty repository (ops/runbooks/backup-repository.md)"
         )
     if found.system_id is not None:
         return []
