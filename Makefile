@@ -15,7 +15,7 @@ export ORCHEO_DB_WITH := $(or $(WITH),$(ORCHEO_DB_WITH))
 ORCHEO_DB := .venv/bin/orcheo-db --target $(TARGET) $(if $(SIZE),--size $(SIZE))
 PYTEST := .venv/bin/pytest
 
-.PHONY: help venv up down destroy status dsn psql bootstrap doctor backup restore drill bench-search images render test test-faults test-unit lint lock
+.PHONY: help venv up down destroy status dsn psql bootstrap doctor backup restore drill bench-search bench-backup images render test test-faults test-unit lint lock
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ drill: venv ## restore the newest backup beside production and prove that it is 
 
 bench-search: venv ## measure orcheo-db search on a million history steps (some minutes; in schemas of its own)
 	@$(ORCHEO_DB) bench search
+
+bench-backup: venv ## measure backups, restores, drills and archiving against baselines (some minutes; on an installation of its own)
+	@$(ORCHEO_DB) bench backup
 
 images: venv ## build the images that are missing or out of date
 	@$(ORCHEO_DB) images --install-docker $(INSTALL_DOCKER)

@@ -144,6 +144,11 @@ def drill_command(context: Context, /, switch: bool, page: Path | None) -> None:
 @click.option("--to", "time", metavar="TIME", help='A moment, with its time zone: "2026-11-23 10:15:00+00".')
 @click.option("--to-lsn", metavar="LSN", help="A position in the WAL.")
 @click.option("--to-name", metavar="NAME", help="A restore point (orcheo-db backup point).")
+@click.option(
+    "--timeline",
+    type=click.IntRange(min=1),
+    help="What was left behind when an earlier restore was put in place. Default: the newest.",
+)
 @click.option("--swap", is_flag=True, help="Then let PostgreSQL run on it; the former volume is kept.")
 @click.option("--confirm", metavar="PROJECT", help="The project's name, to confirm --swap and --use.")
 @click.option("--use", metavar="VOLUME", help="Restore nothing: put this volume in place (to go back, for example).")
@@ -152,7 +157,7 @@ def drill_command(context: Context, /, switch: bool, page: Path | None) -> None:
 @click.option("--out", "file", type=click.Path(path_type=Path), help="The file for --table.")
 @pass_context
 def restore_command(  # noqa: PLR0913, PLR0917 - click passes each option by its name
-    context: Context, /, time: str | None, to_lsn: str | None, to_name: str | None, swap: bool, confirm: str | None, use: str | None,
+    context: Context, /, time: str | None, to_lsn: str | None, to_name: str | None, timeline: int | None, swap: bool, confirm: str | None, use: str | None,
     table: str | None, where: str | None, file: Path | None,
 ) -> None:  # fmt: skip
     """Restore the newest state, or an earlier one, into a new volume beside the running one."""
@@ -170,7 +175,14 @@ def restore_command(  # noqa: PLR0913, PLR0917 - click passes each option by its
         raise UserError(
             "--swap and --table are two things: one puts a cluster in place, the other copies rows out of one"
         )
-    given = {"--to": time, "--to-lsn": to_lsn, "--to-name": to_name, "--table": table, "--where": where}
+    given = {
+        "--to": time,
+        "--to-lsn": to_lsn,
+        "--to-name": to_name,
+        "--timeline": timeline,
+        "--table": table,
+        "--where": where,
+    }
     options = [f"{name}={value}" for name, value in given.items() if value is not None]
     done = restoring.restore(target, options, swap=swap, table=table, out=file)
     context.print(done, None)

@@ -206,6 +206,12 @@ def test_a_moment_restored_beside_and_put_in_place(second: Installation):
     second.ok("backup", "check")
     assert second.ok("up", "--json").json["changed"] == []
     assert [b["type"] for b in second.ok("backup", "list", "--json").json["backups"]][-1] == "incr"
+    # What was left behind is on the timeline before, and is found there: both rows.
+    out = second.state.parent / "left.csv"
+    second.ok("restore", "--timeline", "1", "--table", "probe", "--out", str(out))
+    assert out.read_text().split() == ["id", "1", "2"]
+    second.ok("restore", "--table", "probe", "--out", str(second.state.parent / "new.csv"))
+    assert (second.state.parent / "new.csv").read_text().split() == ["id", "1"]
     ran = second.run("destroy")
     assert ran.code == 2 and f"volume {former} (a cluster that a restore made or set aside)" in ran.message
     second.ok("restore", "--use", former, "--confirm", "yes")

@@ -21,9 +21,9 @@ def config(path: Path) -> Config:
     return Config("orcheo", 17, "orcheo", (), "id", {}, 400, 7, 1, 60, 1 << 30, path, path, path, path)
 
 
-def backup(number: int, *, lsn: str) -> Backup:
+def backup(number: int, *, lsn: str, timeline: int = 1) -> Backup:
     stop = START + timedelta(hours=number)
-    return Backup(f"b{number}", "full", stop, stop, 1, 1, lsn, lsn, "w", "w", False, 1)
+    return Backup(f"b{number}", "full", stop, stop, 1, 1, lsn, lsn, f"{timeline:08X}" + "0" * 16, "w", False, 1)
 
 
 def test_errors_are_one_line() -> None:
@@ -87,7 +87,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     info = Info(0, "ok", (backup(1, lsn="0/3000028"), backup(3, lsn="0/9000028")), (("0" * 24, "0" * 24),), "1")
     monkeypatch.setattr(engine.PgBackRest, "info", lambda _self: info)
     monkeypatch.setattr(
-        engine, "newest_archived", lambda _config: ("00000001000000000000000B", START + timedelta(hours=4))
+        engine, "newest_archived", lambda _config, _timeline: ("00000001000000000000000B", START + timedelta(hours=4))
     )
     monkeypatch.setattr(
         restore,
@@ -130,3 +130,22 @@ def test_outside_of_the_archive_the_range_is_said(repository: Config, target: Ta
     with pytest.raises(UserError, match=words) as caught:
         restore.check_target(repository, target)
     assert "begins 2026-11-23 11:00:00+00 (LSN 0/3000028) and ends 2026-11-23 14:00:00+00" in str(caught.value)
+
+
+def test_only_backups_that_lead_to_the_timeline(repository: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timeline 2 began at 0/5000000, before the backup of 13:00 was made on timeline 1: that one doesn't lead to it."""
+    made = (backup(1, lsn="0/3000028"), backup(3, lsn="0/9000028"), backup(5, lsn="0/5000100", timeline=2))
+    monkeypatch.setattr(engine.PgBackRest, "info", lambda _self: Info(0, "ok", made, (), "1"))
+    ends = {
+        1: ("00000001000000000000000B", START + timedelta(hours=4)),
+        2: ("000000020000000000000006", START + timedelta(hours=6)),
+    }
+    monkeypatch.setattr(engine, "newest_archived", lambda _config, timeline: ends.get(timeline or 2))
+    monkeypatch.setattr(engine, "lineage", lambda _config, timeline: {1: 0x5000000} if timeline == 2 else {})
+    between = "2026-11-23 13:30:00+00:00"
+    found = Target(time=between)
+    assert restore.check_target(repository, found).label == "b1" and "--target-timeline=2" in found.options()
+    assert restore.check_target(repository, Target(time=between, timeline=1)).label == "b3"
+    assert restore.check_target(repository, Target()).label == "b5"
+    with pytest.raises(UserError, match="no timeline 3"):
+        restore.check_target(repository, Target(timeline=3))

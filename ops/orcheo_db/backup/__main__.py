@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     restore = commands.add_parser("restore")
     for option in ("--to", "--to-lsn", "--to-name", "--table", "--where"):
         restore.add_argument(option)
+    restore.add_argument("--timeline", type=int)
     restore.add_argument("--check", action="store_true", help="only whether the target can be reached")
     return parser
 
@@ -64,7 +65,7 @@ def _serve(config: Config) -> None:
 def _restore(config: Config, options: argparse.Namespace) -> Any:
     from orcheo_db.backup import restore  # noqa: PLC0415 - each imports only what it needs
 
-    target = restore.parse_target(options.to, options.to_lsn, options.to_name)
+    target = restore.parse_target(options.to, options.to_lsn, options.to_name, options.timeline)
     if options.check:
         return {"backup": restore.check_target(config, target).document(), "target": str(target)}
     if options.where and not options.table:

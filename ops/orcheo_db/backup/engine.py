@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orcheo_db.backup.config import Config
-from orcheo_db.errors import CheckFailed
+from orcheo_db.errors import CheckFailed, UserError
 
 TYPES = {"full": "full", "differential": "diff", "incremental": "incr"}
 WAL = re.compile(r"([0-9A-F]{24})-[0-9a-f]{40}(?:\.(?:zst|lz4|gz|bz2))?")
@@ -81,7 +81,12 @@ class PgBackRest:
         """
         level = "info" if heard else "warn"
         argv = [*prefix, "pgbackrest", f"--stanza={self.config.stanza}", "--log-level-console=off"]
-        argv += [f"--log-level-stderr={level}", *options, command]
+        argv += [
+            f"--log-level-stderr={level}",
+            *(o for o in options if o[:1] == "-"),
+            command,
+            *(o for o in options if o[:1] != "-"),
+        ]
         process = subprocess.Popen(
             argv,
             env=self.environment(),
@@ -195,17 +200,60 @@ def archived(config: Config, segment: str) -> datetime | None:
     return None
 
 
-def newest_archived(config: Config) -> tuple[str, datetime] | None:
-    """The last segment of the newest timeline in the archive and when it came; None where there is none."""
+def newest_archived(config: Config, timeline: int | None = None) -> tuple[str, datetime] | None:
+    """The last segment of a timeline (default: the newest) in the archive and when it came; None where there is none."""
     names: list[tuple[str, Path]] = []
+    prefix = "[0-9A-F]{8}" if timeline is None else f"{timeline:08X}"
     for history in _histories(config):
-        directories = sorted(entry for entry in history.iterdir() if re.fullmatch(r"[0-9A-F]{16}", entry.name))
+        directories = sorted(
+            entry for entry in history.iterdir() if re.fullmatch(rf"{prefix}[0-9A-F]{{8}}", entry.name)
+        )
         if directories:
             names += [(m[1], file) for file in directories[-1].iterdir() if (m := WAL.fullmatch(file.name))]
     if not names:
         return None
     segment, file = max(names)
     return segment, datetime.fromtimestamp(file.stat().st_mtime, tz=UTC)
+
+
+def lineage(config: Config, timeline: int) -> dict[int, int]:
+    """The timelines that `timeline` came from, each with the position where it was left (the .history file, 26.3.6 of the manual).
+
+    Raises:
+        CheckFailed: the archive hasn't the file.
+    """
+    if timeline == 1:
+        return {}
+    history = _histories(config)[-1]
+    text = PgBackRest(config, local=True).run(
+        "repo-get", f"archive/{config.stanza}/{history.name}/{timeline:08X}.history"
+    )
+    found = {}
+    for line in text.splitlines():
+        if match := re.match(r"\s*(\d+)\s+([0-9A-F]+)/([0-9A-F]+)", line):
+            found[int(match[1])] = (int(match[2], 16) << 32) + int(match[3], 16)
+    return found
+
+
+def parse_lsn(text: str) -> int:
+    """A position in the WAL, such as 0/1A2B3C4D.
+
+    Raises:
+        UserError: it is none.
+    """
+    high, _, low = text.partition("/")
+    try:
+        if not low or len(high) > 8 or len(low) > 8:
+            raise ValueError  # noqa: TRY301 - one message for all
+        return (int(high, 16) << 32) + int(low, 16)
+    except ValueError:
+        raise UserError(f"--to-lsn {text!r} is no position in the WAL: expected for example 0/1A2B3C4D") from None
+
+
+def on_timeline(backup: Backup, timeline: int, lineage: dict[int, int]) -> bool:
+    """Whether recovery from `backup` can follow `timeline`: it is on it, or on an earlier one before that was left."""
+    own = int(backup.start_wal[:8], 16)
+    return own == timeline or (own in lineage and parse_lsn(backup.stop_lsn) <= lineage[own])
 
 
 def _histories(config: Config) -> list[Path]:

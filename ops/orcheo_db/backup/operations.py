@@ -96,7 +96,11 @@ def listing(config: Config) -> dict[str, Any]:
     found = PgBackRest(config).info()
     newest = engine.newest_archived(config)
     drills = evidence.load_all(config.evidence) if config.evidence.is_dir() else []
-    first = found.backups[0].stop if found.backups else None
+    first = None
+    if newest and found.backups:
+        timeline = int(newest[0][:8], 16)
+        lineage = engine.lineage(config, timeline)
+        first = next((b.stop for b in found.backups if engine.on_timeline(b, timeline, lineage)), None)
     return {
         "status": found.message,
         "backups": [backup.document() for backup in found.backups],

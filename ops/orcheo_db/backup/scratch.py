@@ -56,9 +56,14 @@ class Target:
     lsn: str | None = None
     name: str | None = None
     immediate: bool = False
+    timeline: int | None = None  # the one to follow; None: the newest
 
     def options(self) -> list[str]:
         """pgBackRest's options for it."""
+        line = [f"--target-timeline={self.timeline}"] if self.timeline else []
+        return [*self._end(), *line]
+
+    def _end(self) -> list[str]:
         for kind in ("time", "lsn", "name"):
             if value := getattr(self, kind):
                 return [f"--type={kind}", f"--target={value}", "--target-action=promote"]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 from rich.table import Table
 
-from orcheo_db.bench import search
+from orcheo_db.bench import backup, search
 from orcheo_db.command import Context, Group, pass_context
 from orcheo_db.console import out, say
 from orcheo_db.errors import CheckFailed
+from orcheo_db.targets.compose import ROOT
 
 
 @click.group("bench", cls=Group)
@@ -38,3 +39,45 @@ def bench_search(context: Context, /, steps: int) -> None:
             say(f"p95 of {search.AIM_MS:.0f} ms or more: {'; '.join(result['slow_classes'])}")
     if not result["ok"]:
         raise CheckFailed(f"p95 of all questions is {result['all_questions']['p95']} ms: not below {search.AIM_MS:.0f}")
+
+
+@bench_group.command("backup")
+@click.option(
+    "--megabytes", "sizes", type=click.IntRange(10, 1_000_000), multiple=True, default=(200, 1000), show_default=True
+)
+@pass_context
+def bench_backup(context: Context, /, sizes: tuple[int, ...]) -> None:
+    """Backup, restore, drill and archiving, on an installation of its own (removed at the end). Exit code 1 if an aim is missed."""
+    result = backup.bench(ROOT, context.spec().stack.project, sorted(sizes))
+    context.print(result, None)
+    if not context.as_json:
+        table = Table(box=None, pad_edge=False)
+        for title in (
+            "rows",
+            "cluster",
+            "backup",
+            "pg_basebackup",
+            "restore",
+            "cp -a",
+            "recovery",
+            "restore to copy",
+            "RTO",
+            "drill",
+        ):
+            table.add_column(title, justify="right")
+        for one in result["sizes"]:
+            table.add_row(
+                f"{one['rows_mb']} MB", f"{one['cluster_bytes'] / 2**20:.0f} MB", f"{one['backup_mb_s']} MB/s", f"{one['pg_basebackup_mb_s']} MB/s",
+                f"{one['restore_mb_s']} MB/s", f"{one['cp_mb_s']} MB/s", f"{one['recovery_seconds']} s", f"{one['restore_to_copy']:.0%}",
+                f"{one['rto_seconds']} s", f"{one['drill_seconds']} s",
+            )  # fmt: skip
+        out.print(table)
+        archiving = result["archiving"]
+        rates = {name: ", ".join(f"{rate:.0f}" for rate in archiving[f"writes_s_{name}"]) for name in ("on", "off")}
+        say(
+            f"writes a second with archiving: {rates['on']}; without: {rates['off']}; overhead of the medians {archiving['overhead']:.1%}"
+        )
+    if not result["ok"]:
+        raise CheckFailed(
+            "an aim was missed: restore at least 80 % as fast as cp -a and the same recovery, archiving overhead below 10 %"
+        )
