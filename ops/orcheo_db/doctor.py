@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from docker.errors import DockerException
 
-from orcheo_db import effective
+from orcheo_db import backup_secrets, effective
 from orcheo_db.backup_lifecycle import ask
 from orcheo_db.bootstrap import expected
 from orcheo_db.bootstrap import search as search_index
@@ -18,7 +18,7 @@ from orcheo_db.doctor_app import app_checks
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.lifecycle import probe
 from orcheo_db.search import run as searching
-from orcheo_db.secrets import RENEW_BEFORE_DAYS, SERVER_NAMES
+from orcheo_db.secrets import RENEW_BEFORE_DAYS, SERVER_NAMES, days_left_of
 from orcheo_db.targets.compose import ComposeTarget
 from orcheo_db.tuning import pool_arithmetic, postgresql_settings
 
@@ -136,6 +136,11 @@ def _services(name: str, target: ComposeTarget) -> Check:
 def _certificates(name: str, target: ComposeTarget) -> Check:
     names = [server for server in SERVER_NAMES if server in target.service_names]
     left = {server: target.store.days_left(server) for server in ("ca", *names)}
+    if target.with_backup:
+        left |= {
+            f"{party} (backups)": days_left_of(backup_secrets.path(target.store, f"tls/{party}.crt"))
+            for party in backup_secrets.PARTIES
+        }
     soon = min(left.values())
     found = ", ".join(f"{server} {days:.0f} days left" for server, days in left.items())
     return Check(name, soon > RENEW_BEFORE_DAYS, found, "run `make up`: it renews what is due")
