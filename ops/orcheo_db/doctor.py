@@ -266,7 +266,7 @@ def _roles(name: str, target: ComposeTarget, connection: psycopg.Connection[Any]
     actual = {row[0]: tuple(row[1:]) for row in rows}
     ours = dict(ROLE_ATTRIBUTES)
     if not target.managed_server:  # the server's own administrator replaces orcheo_admin; the provider replicates
-        for role in ("orcheo_admin", "replicator", "pgbouncer"):
+        for role in ("orcheo_admin", "orcheo_backup", "replicator", "pgbouncer"):
             ours.pop(role)
     wrong = [
         f"{role} {'is missing' if role not in actual else 'has other attributes than meant'}"

@@ -95,6 +95,15 @@ def test_repository_is_encrypted_and_no_secret_shows(target: ComposeTarget):
     assert inside(target, "postgres", f"grep -rl {key} /etc/orcheo-db /run/orcheo-db 2>/dev/null")[1] == ""
 
 
+def test_after_a_start_the_checkpointer_is_woken(target: ComposeTarget):
+    """Else archive_timeout would not hold for up to checkpoint_timeout after each start (see wake_checkpointer in the image's node.py)."""
+    container = target.container("postgres")
+    assert container is not None
+    lines = container.logs().decode(errors="replace").splitlines()
+    starts = [n for n, line in enumerate(lines) if "database system is ready to accept connections" in line]
+    assert any("received SIGHUP, reloading configuration files" in line for line in lines[starts[-1] :])
+
+
 def test_a_drill_proves_and_leaves_evidence(installation: Installation, target: ComposeTarget):
     execute(installation, "CREATE TABLE IF NOT EXISTS drill_probe (id int PRIMARY KEY, body text)")
     execute(
@@ -184,6 +193,28 @@ def test_rows_of_one_table_from_before_a_mistake(installation: Installation, tmp
     ran = installation.run("restore", "--to-name", point, "--table", "nosuch", "--out", str(tmp_path / "other.csv"))
     assert ran.code == 2 and '"public.nosuch" does not exist' in ran.message and not (tmp_path / "other.csv").exists()
     assert installation.run("backup", "point", point).code == 2  # recovery would stop at the first of that name
+
+
+@pytest.mark.disruptive
+def test_backups_off_and_on_again(second: Installation, tmp_path: Path):
+    """Off: nothing is archived, the services go, the repository stays; the command line says so."""
+    text = (ROOT / "ops" / "spec.toml").read_text()
+    assert text.count("[backup]\nenabled = true") == 1
+    (tmp_path / "off.toml").write_text(text.replace("[backup]\nenabled = true", "[backup]\nenabled = false"))
+    second.extra["ORCHEO_DB_SPEC"] = str(tmp_path / "off.toml")
+    second.ok("up")
+    assert [state.name for state in second.target().services()] == ["postgres", "init", "pgbouncer"]
+    assert execute(second, "SHOW archive_mode") == [("off",)]
+    ran = second.run("backup", "list")
+    assert ran.code == 2 and "backups are off" in ran.message
+    second.ok("doctor")
+    second.extra.clear()
+    second.ok("up")
+    second.ok("backup", "check")
+    second.extra["ORCHEO_DB_SPEC"] = str(tmp_path / "off.toml")
+    changed = second.ok("up", "--json").json["changed"]
+    assert "backup stopped and removed (the repository stays)" in changed
+    assert f"{second.project}_backup" in second.target().volumes()
 
 
 @pytest.mark.disruptive

@@ -48,7 +48,10 @@ def test_psql_command(installation: Installation):
 
 def test_status(installation: Installation):
     document = installation.ok("status", "--json").json
-    assert document["ok"] and [s["name"] for s in document["services"]] == ["postgres", "init", "pgbouncer"]
+    assert document["ok"] and [s["name"] for s in document["services"]] == [
+        "postgres", "init", "pgbouncer", "archive", "pgbackrest", "backup",
+    ]  # fmt: skip
+    assert document["backups"]["ok"] and document["backups"]["said"].startswith("newest 20")
     assert document["app_sees"]["acts_as"] == "orcheo"
 
 

@@ -51,6 +51,7 @@ def server(installation: Installation, size, tmp_path: Path) -> Iterator[str]:
         "run", "--detach", f"--name={name}", "--user=999:999", "--read-only", "--cap-drop=ALL", "--network=none", "--shm-size=256m",
         f"--volume={name}:/var/lib/postgresql", f"--volume={tmp_path}/mounts/postgres/conf:/etc/orcheo-db:ro",
         f"--volume={tmp_path}/mounts/postgres/secrets:/run/orcheo-db/secrets:ro", "--tmpfs=/tmp", "--tmpfs=/run/postgresql:uid=999,gid=999",
+        "--tmpfs=/run/orcheo-db/sockets:uid=999,gid=999",
         target.tags["postgres"],
     )  # fmt: skip
     yield name

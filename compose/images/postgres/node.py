@@ -276,12 +276,37 @@ def prepare(settings: Settings) -> None:
         log("warning: the order of text has changed, as accepted: REINDEX every database before using it")
 
 
+def wake_checkpointer(lock: int) -> None:
+    """Have the server's configuration read again (SIGHUP) when it accepts connections, by a child that then ends.
+
+    The checkpointer starts before recovery is over, and sleeps then without regard to archive_timeout: for up to checkpoint_timeout
+    (15 minutes) after each start, WAL that doesn't fill a segment would not be archived (CheckpointerMain, PostgreSQL 17). Any signal
+    wakes it.
+    """
+    server = os.getpid()
+    if os.fork() > 0:
+        return
+    try:
+        os.close(lock)  # a server that has gone must not seem to be there
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL)
+        while os.getppid() == server:
+            ready = subprocess.run(["pg_isready", "--quiet", "--host=/run/postgresql"], check=False)
+            if ready.returncode == 0:
+                os.kill(server, signal.SIGHUP)
+                break
+            time.sleep(1)
+    finally:
+        os._exit(0)  # whatever happened: to the server it is a child that ended well
+
+
 def become_server(settings: Settings, lock: int, arguments: list[str]) -> NoReturn:
     """Replace this process by the server, which keeps the lock and, as process 1, gets the signals."""
     os.set_inheritable(lock, True)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # ignored by Python, and exec would keep that
         signal.signal(number, signal.SIG_DFL)
     config = f"config_file={settings.conf / 'postgresql.conf'}"
+    wake_checkpointer(lock)
     os.execvp("postgres", ["postgres", "-D", str(settings.data), "-c", config, *arguments])  # noqa: S606
 
 

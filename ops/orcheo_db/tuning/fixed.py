@@ -51,8 +51,8 @@ FIXED: tuple[Setting, ...] = (
     Setting("port", "5432", "not published; clients come through PgBouncer", _NETWORK),
     Setting(
         "unix_socket_directories",
-        f"/run/postgresql, {BACKUP_SOCKETS}",
-        "where psql looks, and where pgBackRest's container does: the superuser's and the backups' only ways in",
+        "/run/postgresql",
+        "where psql looks; the superuser's only way in",
         _NETWORK,
     ),
     Setting("unix_socket_permissions", "0700", "only the server's own operating-system user", _NETWORK),

@@ -8,7 +8,7 @@ maintenance_work_mem, work_mem, effective_io_concurrency). Where this differs, t
 from __future__ import annotations
 
 from orcheo_db.spec import Size, Spec, format_memory
-from orcheo_db.tuning.fixed import FIXED
+from orcheo_db.tuning.fixed import BACKUP_SOCKETS, FIXED
 from orcheo_db.tuning.model import Setting
 from orcheo_db.tuning.overrides import check_overrides
 
@@ -27,7 +27,7 @@ def postgresql_settings(size: Size, spec: Spec) -> list[Setting]:
     """
     check_overrides(size, spec)
     computed = [*_connections(size), *_memory(size), *_wal(size), *_archive(spec), *_planner(size), *_workers(size)]
-    computed += [*_autovacuum(size), *FIXED]
+    computed += [*_autovacuum(size), *(_shared_sockets(setting, spec) for setting in FIXED)]
     names = {setting.name for setting in computed}
     found = [_chosen(setting, size, spec) for setting in computed]
     for name in sorted({*size.settings, *spec.settings} - names):
@@ -210,6 +210,14 @@ def _wal(size: Size) -> list[Setting]:
             group,
         ),
     ]
+
+
+def _shared_sockets(setting: Setting, spec: Spec) -> Setting:
+    """With backups, pgBackRest's own container reaches the server by a directory that the two share."""
+    if setting.name != "unix_socket_directories" or not spec.backup.enabled:
+        return setting
+    why = "where psql looks, and where pgBackRest's container does: the superuser's and the backups' only ways in"
+    return Setting(setting.name, f"{setting.value}, {BACKUP_SOCKETS}", why, setting.group)
 
 
 def _archive(spec: Spec) -> list[Setting]:
