@@ -104,6 +104,20 @@ def _run(target: ComposeTarget, volume: str, options: Sequence[str], out: Path |
     return found
 
 
+def _check_timeline(target: ComposeTarget, volume: str) -> None:
+    """Take the timeline that a restored volume goes on as, unless another restore has taken that number since.
+
+    Raises:
+        UserError: it is taken.
+    """
+    argv = ["docker", "run", "--rm", "--network=none", "--user=999:999", "--read-only", f"--volume={volume}:/v:ro", "--entrypoint=sh",
+            target.tags["postgres"], "-c", "cat /v/.restored.json 2>/dev/null || echo null"]  # fmt: skip
+    made = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
+    if made is None:  # not from a restore: the first boot's
+        return
+    ask(target, "claim", str(made["timeline"]), made["id"])
+
+
 def put_in_place(target: ComposeTarget, volume: str) -> dict[str, Any]:
     """Let PostgreSQL run on `volume`; the one before stays, under its name.
 
@@ -116,6 +130,7 @@ def put_in_place(target: ComposeTarget, volume: str) -> dict[str, Any]:
     if volume not in target.restored_volumes():
         names = ", ".join(target.restored_volumes()) or "none"
         raise UserError(f"no volume {volume} of this installation to put in place; there are: {names}")
+    _check_timeline(target, volume)
     write_private(target.store.path / IN_PLACE, f"{volume}\n".encode())
     if target.volume_owner() != target.store.installation_id():
         write_private(target.store.path / IN_PLACE, f"{former}\n".encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -41,18 +42,26 @@ def test_errors_are_one_line() -> None:
     assert engine.clean("2026-11-25 09:00:00.123 P01   INFO: backup file x") == "backup file x"
 
 
-def test_the_newest_segment_of_the_newest_timeline(tmp_path: Path) -> None:
+def test_the_newest_segment_is_the_one_that_came_last(tmp_path: Path) -> None:
     found = config(tmp_path)
     assert engine.newest_archived(found) is None
+    times: list[Path] = []
     for name in ("0000000100000000/00000001000000000000000A", "0000000200000000/000000020000000000000009"):
         file = found.archive / "17-1" / f"{name}-{'a' * 40}.zst"
         file.parent.mkdir(parents=True)
         file.touch()
+        os.utime(file, (1000 + len(times), 1000 + len(times)))
+        times.append(file)
     (
         found.archive / "17-1" / "0000000200000000" / f"00000002000000000000000B-{'a' * 40}.zst.pgbackrest.tmp"
     ).touch()  # unfinished
     newest = engine.newest_archived(found)
     assert newest is not None and newest[0] == "000000020000000000000009"
+    os.utime(times[0], (2000, 2000))  # production is back on the volume from before the restore
+    newest = engine.newest_archived(found)
+    assert newest is not None and newest[0] == "00000001000000000000000A"
+    newest = engine.newest_archived(found, 2)
+    assert newest is not None and newest[0] == "000000020000000000000009" and engine.newest_archived(found, 3) is None
     assert engine.archived(found, "00000001000000000000000A") is not None
     assert engine.archived(found, "00000001000000000000000B") is None
 

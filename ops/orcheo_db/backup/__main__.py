@@ -44,6 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     drill.add_argument("--switch", action="store_true", help="end the WAL segment now; RPO is then not measured")
     check = commands.add_parser("check")
     check.add_argument("--deep", action="store_true")
+    claim = commands.add_parser("claim", help="let a restored cluster go on as a timeline")
+    claim.add_argument("timeline", type=int)
+    claim.add_argument("id")
     point = commands.add_parser("point")
     point.add_argument("name")
     report = commands.add_parser("report")
@@ -82,6 +85,7 @@ def _answer(config: Config, options: argparse.Namespace) -> Any:
             operations.listing(config) | ({"archiver": operations.archiver(config)} if options.archiver else {})
         ),
         "check": lambda: operations.check(config, say, deep=options.deep),
+        "claim": lambda: operations.claim(config, options.timeline, options.id),
         "point": lambda: operations.point(config, options.name),
     }
     if options.command in simple:

@@ -20,7 +20,7 @@ from typing import Any
 
 import psycopg
 
-from orcheo_db.backup import digest, evidence, moment
+from orcheo_db.backup import digest, engine, evidence, moment
 from orcheo_db.backup.config import Config
 from orcheo_db.backup.engine import Backup, PgBackRest
 from orcheo_db.backup.operations import Heard, connect, wait_archived
@@ -123,9 +123,12 @@ def run(config: Config, heard: Heard, *, switch: bool = False) -> dict[str, Any]
 
 def _drill(drill: Drill, *, switch: bool) -> None:
     config = drill.config
-    backup = _newest(drill)
-    check_room(config.scratch, backup.size)
     with connect(config) as production:
+        row = production.execute("SELECT pg_walfile_name(pg_current_wal_insert_lsn())").fetchone()
+        assert row is not None
+        timeline = int(row[0][:8], 16)
+        backup = _newest(drill, timeline)
+        check_room(config.scratch, backup.size)
         with drill.timed("moment"):
             before = _marker(production, drill.id, "before")
             with connect(config) as other:
@@ -147,10 +150,10 @@ def _drill(drill: Drill, *, switch: bool) -> None:
         came = wait_archived(config, segment, config.archive_timeout + ARCHIVE_SLACK)
     if not switch:
         drill.rpo = round(max(0.0, (came - before).total_seconds()), 1)
-    with scratch(config, drill.id, Target(name=drill.id)) as copy:
+    with scratch(config, drill.id, Target(name=drill.id, timeline=timeline)) as copy:
         started = time.monotonic()
         drill.heard("restore")
-        copy.restore(drill.heard)
+        copy.restore(drill.heard, f"--set={backup.label}")
         copy.start(RECOVERY_SECONDS, drill.heard)
         _markers(drill, copy)
         drill.rto = round(time.monotonic() - started, 1)
@@ -158,12 +161,13 @@ def _drill(drill: Drill, *, switch: bool) -> None:
         _prove(drill, copy, taken, catalogues)
 
 
-def _newest(drill: Drill) -> Backup:
-    """The newest backup; with the WAL after it, it is what a restore would start from."""
-    found = PgBackRest(drill.config).info()
-    if not found.backups:
+def _newest(drill: Drill, timeline: int) -> Backup:
+    """The newest backup that leads to production's timeline; with the WAL after it, it is what a restore would start from."""
+    lineage = engine.lineage(drill.config, timeline)
+    found = [b for b in PgBackRest(drill.config).info().backups if engine.on_timeline(b, timeline, lineage)]
+    if not found:
         raise CheckFailed("there is no backup to restore: run `orcheo-db backup run --type full`")
-    backup = found.backups[-1]
+    backup = found[-1]
     drill.backup = {name: backup.document()[name] for name in ("label", "type", "stop", "size", "stored", "stop_lsn")}
     drill.versions = {
         "pgbackrest": subprocess.run(

@@ -201,33 +201,48 @@ def archived(config: Config, segment: str) -> datetime | None:
 
 
 def newest_archived(config: Config, timeline: int | None = None) -> tuple[str, datetime] | None:
-    """The last segment of a timeline (default: the newest) in the archive and when it came; None where there is none."""
-    names: list[tuple[str, Path]] = []
-    prefix = "[0-9A-F]{8}" if timeline is None else f"{timeline:08X}"
+    """The last segment of a timeline in the archive and when it came; None where there is none.
+
+    Args:
+        timeline: default: the one whose last segment came last. That isn't always the highest: production may be back on the
+            volume from before a restore.
+    """
+    last: dict[int, tuple[str, Path]] = {}
     for history in _histories(config):
-        directories = sorted(
-            entry for entry in history.iterdir() if re.fullmatch(rf"{prefix}[0-9A-F]{{8}}", entry.name)
-        )
-        if directories:
-            names += [(m[1], file) for file in directories[-1].iterdir() if (m := WAL.fullmatch(file.name))]
-    if not names:
+        for directory in sorted(entry for entry in history.iterdir() if re.fullmatch(r"[0-9A-F]{16}", entry.name)):
+            names = [(m[1], file) for file in directory.iterdir() if (m := WAL.fullmatch(file.name))]
+            if names:
+                last[int(directory.name[:8], 16)] = max(names)
+    found = [last[timeline]] if timeline in last else list(last.values()) if timeline is None else []
+    if not found:
         return None
-    segment, file = max(names)
-    return segment, datetime.fromtimestamp(file.stat().st_mtime, tz=UTC)
+    at, segment = max((file.stat().st_mtime, segment) for segment, file in found)
+    return segment, datetime.fromtimestamp(at, tz=UTC)
+
+
+def history(config: Config, timeline: int) -> str | None:
+    """The .history file of a timeline in the archive (26.3.6 of PostgreSQL's manual); None where it hasn't one."""
+    directory = _histories(config)[-1:]
+    if not directory or not (directory[0] / f"{timeline:08X}.history").is_file():
+        return None
+    return PgBackRest(config, local=True).run(
+        "repo-get", f"archive/{config.stanza}/{directory[0].name}/{timeline:08X}.history"
+    )
 
 
 def lineage(config: Config, timeline: int) -> dict[int, int]:
-    """The timelines that `timeline` came from, each with the position where it was left (the .history file, 26.3.6 of the manual).
+    """The timelines that `timeline` came from, each with the position where it was left.
 
     Raises:
-        CheckFailed: the archive hasn't the file.
+        CheckFailed: the archive hasn't its .history file.
     """
     if timeline == 1:
         return {}
-    history = _histories(config)[-1]
-    text = PgBackRest(config, local=True).run(
-        "repo-get", f"archive/{config.stanza}/{history.name}/{timeline:08X}.history"
-    )
+    text = history(config, timeline)
+    if text is None:
+        raise CheckFailed(
+            f"the archive has WAL of timeline {timeline} and not its {timeline:08X}.history: it may be on its way"
+        )
     found = {}
     for line in text.splitlines():
         if match := re.match(r"\s*(\d+)\s+([0-9A-F]+)/([0-9A-F]+)", line):

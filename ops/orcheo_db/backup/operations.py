@@ -168,9 +168,28 @@ def point(config: Config, name: str) -> dict[str, Any]:
         at = datetime.now(UTC)
         connection.execute("SELECT pg_switch_wal()")
     entry = {"name": name, "lsn": row[0], "at": at.isoformat()}
-    _write_points(config, [*known, entry])
+    _write(config.state / "points.json", [*known, entry])
     wait_archived(config, row[1], 60)
     return entry
+
+
+def claim(config: Config, timeline: int, restored: str) -> dict[str, Any]:
+    """Let the cluster of one restore go on as a timeline. Two restores from the same past get the same number, and their WAL under one name
+    would make the archive useless.
+
+    Raises:
+        UserError: another restore has it.
+    """
+    file = config.state / "timelines.json"
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    owner = known.get(str(timeline))
+    if owner != restored and (owner is not None or engine.history(config, timeline) is not None):
+        raise UserError(
+            f"this volume would go on as timeline {timeline}, which another restore has begun since: restore again, that one gets a number of its own"
+        )
+    if owner is None:
+        _write(file, {**known, str(timeline): restored})
+    return {"timeline": timeline}
 
 
 def points(config: Config) -> list[dict[str, str]]:
@@ -185,14 +204,15 @@ def points(config: Config) -> list[dict[str, str]]:
     return found
 
 
-def _write_points(config: Config, entries: list[dict[str, str]]) -> None:
-    config.state.mkdir(mode=0o700, exist_ok=True)
-    fresh = config.state / ".points.json.new"
-    with fresh.open("w") as file:
-        json.dump(entries, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(config.state / "points.json")
+def _write(file: Path, content: Any) -> None:
+    """Write a state file, whole or not at all."""
+    file.parent.mkdir(mode=0o700, exist_ok=True)
+    fresh = file.with_name(f".{file.name}.new")
+    with fresh.open("w") as opened:
+        json.dump(content, opened, indent=2)
+        opened.flush()
+        os.fsync(opened.fileno())
+    fresh.replace(file)
 
 
 def wait_archived(config: Config, segment: str, seconds: float) -> datetime:
