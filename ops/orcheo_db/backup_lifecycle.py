@@ -31,8 +31,11 @@ def launch(target: ComposeTarget, *, server: bool) -> None:
         launch_services(target, *(backup.SERVICES[1:] if server else backup.SERVICES[:1]))
 
 
-def settle(target: ComposeTarget) -> list[str]:
+def settle(target: ComposeTarget, *, new_secrets: bool = False) -> list[str]:
     """Have the backups run on a server that serves, with a first backup at the end; returns what was done.
+
+    Args:
+        new_secrets: the former ones are lost: a repository that the present key does not open is set aside, and a new one begun.
 
     Raises:
         CheckFailed: a service did not become healthy, or the first backup failed.
@@ -42,7 +45,7 @@ def settle(target: ComposeTarget) -> list[str]:
     for name in backup.SERVICES:
         wait_until_healthy(target, name, HEALTHY_SECONDS, target.container(name))
     with step("Checking the backups"):
-        done: list[str] = ask(target, "prepare")["done"]
+        done: list[str] = ask(target, "prepare", *(["--set-aside"] if new_secrets else []))["done"]
     return done
 
 

@@ -115,6 +115,20 @@ def backup_point(context: Context, /, name: str) -> None:
     context.print(made, f"Restore point {name} is set at LSN {made['lsn']}, and its WAL is archived.")
 
 
+@backup_group.command("new-repository")
+@click.option("--confirm", metavar="PROJECT", help="The project's name.")
+@pass_context
+def backup_new_repository(context: Context, /, confirm: str | None) -> None:
+    """Begin a new repository where the present one can't be read or is another cluster's; that one is kept aside."""
+    target = context.target()
+    if confirm not in ("yes", target.project):
+        raise UserError(
+            f"nothing could be restored from the present repository any more by this toolkit: confirm with --confirm {target.project}"
+        )
+    done = stream(target, ["prepare", "--set-aside"])
+    context.print(done, "\n".join(done["done"]) or "Nothing changed: the repository can be read and is this cluster's.")
+
+
 @click.command("drill", cls=Command)
 @click.option(
     "--switch", is_flag=True, help="Don't wait for archive_timeout to end the WAL segment: RPO is not measured then."
@@ -195,7 +209,7 @@ def restore_command(  # noqa: PLR0913, PLR0917 - click passes each option by its
         say(f"{done['rows_extracted']} rows of {table} are in {done['out']}.")
     elif swap:
         say(
-            f"PostgreSQL runs on {done['in_place']}; {done['kept']} is kept (to go back: orcheo-db restore --use {done['kept']})."
+            f"PostgreSQL runs on {done['in_place']}; {done['kept']} is kept (to go back: orcheo-db restore --use {done['kept']} --confirm {target.project})."
         )
     else:
         say(

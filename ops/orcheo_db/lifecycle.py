@@ -110,14 +110,14 @@ def up(
             write_environment(target)
         with _timed(outcome, "pgbouncer"):
             start(target, "pgbouncer", HEALTHY_SECONDS)
-        with _timed(outcome, "backup"):
-            outcome.changed += backup_lifecycle.settle(target)
         with _timed(outcome, "app"):
             if target.with_app:
                 accepted = (choices or {}).get(app_lifecycle.ACCEPT_VARIABLE, "")
                 outcome.changed += app_lifecycle.start_app(target, int(accepted) if accepted.isdigit() else None)
             else:
                 outcome.changed += app_lifecycle.stop_app(target)
+        with _timed(outcome, "backup"):  # last: what is wrong with the backups keeps nobody from working
+            outcome.changed += backup_lifecycle.settle(target, new_secrets=adopt)
         outcome.changed += difference(before, snapshot(target))
     return outcome
 

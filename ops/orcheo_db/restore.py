@@ -93,12 +93,14 @@ def _run(target: ComposeTarget, volume: str, options: Sequence[str], out: Path |
                     bar.update(0, 0, words)
             answer = words if rows else (process.stdout.read().decode() if process.stdout else "")
             code = process.wait()
+    except KeyboardInterrupt:
+        subprocess.run(["docker", "rm", "--force", f"{target.project}-restore"], capture_output=True)
+        process.wait()
+        raise
     finally:
         if rows:
             rows.close()
     if code != 0:
-        if out:
-            out.unlink()
         raise (UserError if code == UserError.exit_code else CheckFailed)(f"{words} (production was not touched)")
     found: dict[str, Any] = json.loads(answer)
     return found
@@ -111,8 +113,13 @@ def _check_timeline(target: ComposeTarget, volume: str) -> None:
         UserError: it is taken.
     """
     argv = ["docker", "run", "--rm", "--network=none", "--user=999:999", "--read-only", f"--volume={volume}:/v:ro", "--entrypoint=sh",
-            target.tags["postgres"], "-c", "cat /v/.restored.json 2>/dev/null || echo null"]  # fmt: skip
-    made = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
+            target.tags["postgres"], "-c", "test ! -e /v/.restoring || exit 3; cat /v/.restored.json 2>/dev/null || echo null"]  # fmt: skip
+    done = subprocess.run(argv, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise UserError(
+            f"the restore into volume {volume} was cut off: restore again, and remove it (docker volume rm {volume})"
+        )
+    made = json.loads(done.stdout)
     if made is None:  # not from a restore: the first boot's
         return
     ask(target, "claim", str(made["timeline"]), made["id"])
@@ -147,6 +154,6 @@ def put_in_place(target: ComposeTarget, volume: str) -> dict[str, Any]:
         )  # a new timeline begins: from here on it is covered
     except (UserError, CheckFailed) as error:
         raise CheckFailed(
-            f"{error} [volume {volume} is in place; back to the former one: orcheo-db restore --use {former}]"
+            f"{error} [volume {volume} is in place; back to the former one: orcheo-db restore --use {former} --confirm {target.project}]"
         ) from None
     return {"in_place": volume, "kept": former}

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from orcheo_db.backup import config as configuration
-from orcheo_db.backup import operations
+from orcheo_db.backup import health, operations
 from orcheo_db.backup.config import Config
 from orcheo_db.errors import CheckFailed, UserError
 
@@ -34,7 +34,11 @@ def say(text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m orcheo_db.backup", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("serve", "prepare", "metrics"):
+    prepare = commands.add_parser("prepare")
+    prepare.add_argument(
+        "--set-aside", action="store_true", help="a repository that the key does not open is kept aside"
+    )
+    for name in ("serve", "metrics"):
         commands.add_parser(name)
     listing = commands.add_parser("list")
     listing.add_argument("--archiver", action="store_true", help="also ask PostgreSQL whether WAL is on its way")
@@ -84,7 +88,7 @@ def _answer(config: Config, options: argparse.Namespace) -> Any:
         "list": lambda: (
             operations.listing(config) | ({"archiver": operations.archiver(config)} if options.archiver else {})
         ),
-        "check": lambda: operations.check(config, say, deep=options.deep),
+        "check": lambda: health.check(config, say, deep=options.deep),
         "claim": lambda: operations.claim(config, options.timeline, options.id),
         "point": lambda: operations.point(config, options.name),
     }
@@ -93,7 +97,7 @@ def _answer(config: Config, options: argparse.Namespace) -> Any:
     from orcheo_db.backup import jobs  # noqa: PLC0415
 
     others: dict[str, Callable[[], Any]] = {
-        "prepare": lambda: jobs.prepare(config, say),
+        "prepare": lambda: jobs.prepare(config, say, set_aside=options.set_aside),
         "run": lambda: jobs.run_now(config, options.type, say),
         "drill": lambda: jobs.drill_now(config, say, switch=options.switch),
         "report": lambda: jobs.page(config) if options.html else jobs.text(config),

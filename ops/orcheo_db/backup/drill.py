@@ -112,8 +112,9 @@ def run(config: Config, heard: Heard, *, switch: bool = False) -> dict[str, Any]
     failure = None
     try:
         _drill(drill, switch=switch)
-    except (CheckFailed, UserError, psycopg.Error, OSError) as error:
-        failure = " ".join(str(error).split()) or type(error).__name__
+    except Exception as error:  # whatever it is: a drill without a record would leave the last one's "pass" standing
+        known = isinstance(error, CheckFailed | UserError | psycopg.Error | OSError)
+        failure = " ".join(str(error).split()) if known and str(error) else f"{type(error).__name__}: {error}"
     record = drill.record(failure)
     config.evidence.mkdir(mode=0o700, exist_ok=True)
     path = evidence.append(config.evidence, record, config.signing_key())

@@ -93,6 +93,7 @@ class PgBackRest:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            errors="replace",  # with a wrong key it shows what it read
             start_new_session=False,
         )
         lines: list[str] = []
@@ -123,7 +124,7 @@ class PgBackRest:
         Raises:
             CheckFailed: it can't be read.
         """
-        found = json.loads(self.run("info", "--output=json"))
+        found = json.loads(self.run("info", "--output=json"), strict=False)  # messages hold what it could not read
         if not found:
             return Info(1, "no such stanza", (), (), None)
         return parse_info(found[0])
@@ -177,9 +178,14 @@ def parse_info(stanza: dict[str, Any]) -> Info:
     ]
     archive = [(str(item["min"]), str(item["max"])) for item in stanza.get("archive", []) if item.get("min")]
     databases = stanza.get("db", [])
+    told = [
+        str(repo["status"]["message"])
+        for repo in stanza.get("repo", [])
+        if repo["status"]["code"] == stanza["status"]["code"]
+    ]
     return Info(
         code=int(stanza["status"]["code"]),
-        message=str(stanza["status"]["message"]),
+        message=(told or [str(stanza["status"]["message"])])[0].partition("\n")[0],
         backups=tuple(backups),
         archive=tuple(archive),
         system_id=str(databases[-1]["system-id"]) if databases else None,
@@ -218,6 +224,26 @@ def newest_archived(config: Config, timeline: int | None = None) -> tuple[str, d
         return None
     at, segment = max((file.stat().st_mtime, segment) for segment, file in found)
     return segment, datetime.fromtimestamp(at, tz=UTC)
+
+
+def gaps(config: Config, oldest: str | None) -> list[tuple[str, str]]:
+    """Pairs of segments of one timeline between which at least one is missing, from segment `oldest` on (16 MB segments)."""
+    found = []
+    for home in _histories(config):
+        before: str | None = None
+        for directory in sorted(entry for entry in home.iterdir() if re.fullmatch(r"[0-9A-F]{16}", entry.name)):
+            for name in sorted(m[1] for file in directory.iterdir() if (m := WAL.fullmatch(file.name))):
+                if oldest is not None and name[8:] < oldest[8:]:
+                    continue
+                if before is not None and before[:8] == name[:8] and _number(name) != _number(before) + 1:
+                    found.append((before, name))
+                before = name
+    return found
+
+
+def _number(segment: str) -> int:
+    """A segment's place in the WAL, counted in segments."""
+    return (int(segment[8:16], 16) << 8) + int(segment[16:24], 16)
 
 
 def history(config: Config, timeline: int) -> str | None:

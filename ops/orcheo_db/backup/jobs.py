@@ -54,15 +54,15 @@ def runner(config: Config, heard: Heard, *, switch: bool = False) -> Runner:
     return run
 
 
-def prepare(config: Config, heard: Heard) -> dict[str, Any]:
+def prepare(config: Config, heard: Heard, *, set_aside: bool = False) -> dict[str, Any]:
     """The stanza and the first backup, where there are none; it is recorded like the schedule's, which waits for this one.
 
     Raises:
         UserError: the repository is another cluster's. CheckFailed: pgBackRest can't do it.
     """
-    done: list[str] = []
+    done = operations.set_aside(config) if set_aside else []
     if PgBackRest(config).info().backups:  # without the lock: a job may run for hours, and nothing is to be made
-        return {"done": operations.make_stanza(config, heard)}
+        return {"done": done + operations.make_stanza(config, heard)}
     with exclusive(
         lock_file(config.repository), FIRST_SECONDS, "the first backup"
     ):  # the schedule may be at it already

@@ -31,6 +31,7 @@ from orcheo_db.errors import CheckFailed
 JOBS = "2"  # of pg_dump and pg_restore: the machine's other work goes on
 HASHED = 64 * 2**20  # bytes of a table up to which its contents are compared and not its number of rows alone
 START_SECONDS = 120.0
+COPIES = 2  # times the database on the scratch volume: the dump (packed, then unpacked) and what is restored of it
 # Every ordinary table with its rows and, where it is small, an order-independent hash of them.
 _TABLES = """
 SELECT n.nspname::text, c.relname::text, pg_table_size(c.oid)
@@ -76,7 +77,8 @@ def _dump(config: Config, directory: Path, place: Path, heard: Heard) -> dict[st
             "SELECT pg_export_snapshot(), pg_database_size(current_database()), current_setting('server_version')"
         ).fetchone()
         assert row is not None
-        check_room(config.scratch, row[1])
+        check_room(config.scratch, COPIES * row[1])
+        check_room(config.repository, row[1] // 2)
         heard("pg_dump")
         argv = [
             "pg_dump",
@@ -225,6 +227,8 @@ def _pack(config: Config, directory: Path, file: Path) -> None:
     )
     encrypt = _gpg(config, "--symmetric", "--cipher-algo=AES256", "--compress-algo=none", f"--output={file}")
     done = subprocess.run(encrypt, stdin=tar.stdout, capture_output=True, text=True)
+    if tar.stdout is not None:
+        tar.stdout.close()  # where gpg ended early, tar is told so; else it would wait for ever
     if tar.wait() != 0 or done.returncode != 0:
         raise CheckFailed(
             f"storing the logical copy failed: {(done.stderr.strip().splitlines() or ['tar failed'])[-1]}"
@@ -238,7 +242,10 @@ def _unpack(config: Config, file: Path, directory: Path) -> None:
     done = subprocess.run(
         ["tar", "--extract", f"--directory={directory}"], stdin=decrypt.stdout, capture_output=True, text=True
     )
-    _, errors = decrypt.communicate()
+    if decrypt.stdout is not None:
+        decrypt.stdout.close()
+    errors = decrypt.stderr.read() if decrypt.stderr is not None else b""
+    decrypt.wait()
     if decrypt.returncode != 0 or done.returncode != 0:
         said = (
             errors.decode(errors="replace").strip().splitlines()

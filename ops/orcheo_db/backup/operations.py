@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,11 @@ import psycopg
 
 from orcheo_db.backup import engine, evidence
 from orcheo_db.backup.config import UNFINISHED, Config
-from orcheo_db.backup.engine import TYPES, Backup, EngineError, Info, PgBackRest
-from orcheo_db.backup.plan import following
+from orcheo_db.backup.engine import TYPES, EngineError, PgBackRest
 from orcheo_db.errors import CheckFailed, UserError
 
 Heard = Callable[[str], None]
-FREE_SHARE = 0.10  # of the repository's volume: below, the next full backup may not fit
-ROUND_TRIP = 30  # seconds for a segment pushed by the check: on a well archive it takes less than one
-LATE = 2.0  # times the archive_timeout: later than that WAL isn't merely waiting for its segment to end
+UNREADABLE = 99  # `info`'s status "other": it is there and can't be read; its message says why
 POINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")  # PostgreSQL takes 63 bytes for a restore point's name
 
 
@@ -43,15 +41,18 @@ def make_stanza(config: Config, heard: Heard) -> list[str]:
     """Make the stanza where there is none; returns what was done.
 
     Raises:
-        UserError: the repository belongs to another cluster. CheckFailed: pgBackRest can't do it.
+        UserError: the repository belongs to another cluster, or the key does not open it. CheckFailed: pgBackRest can't do it.
     """
     for directory in (config.evidence, config.state):
         directory.mkdir(mode=0o700, exist_ok=True)
     pgbackrest = PgBackRest(config)
     found = pgbackrest.info()
-    with connect(config, "postgres") as connection:
-        row = connection.execute("SELECT system_identifier::text FROM pg_control_system()").fetchone()
-    system = row[0] if row else None
+    if found.code == UNREADABLE:
+        raise UserError(
+            f"the backup repository can't be read ({found.message}): put backup/cipher.key back from your copy of the state directory; if it is lost, so are"
+            " these backups: `orcheo-db backup new-repository` keeps them aside and begins anew (ops/runbooks/lost-secrets.md)"
+        )
+    system = _system(config)
     if found.system_id is not None and found.system_id != system:
         raise UserError(
             f"the backup repository is another cluster's (system identifier {found.system_id}, this server's is {system}): its backups are kept."
@@ -65,8 +66,30 @@ def make_stanza(config: Config, heard: Heard) -> list[str]:
     return ["backup repository made"]
 
 
+def _system(config: Config) -> str | None:
+    """Production's system identifier."""
+    with connect(config, "postgres") as connection:
+        row = connection.execute("SELECT system_identifier::text FROM pg_control_system()").fetchone()
+    return str(row[0]) if row else None
+
+
+def set_aside(config: Config) -> list[str]:
+    """Keep a repository aside that the present cipher key does not open, or that is another cluster's, so that a new one can begin; returns
+    what was done.
+    """
+    found = PgBackRest(config).info()
+    if found.code != UNREADABLE and found.system_id in (None, _system(config)):
+        return []
+    name = f"set-aside-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    for part in ("backup", "archive"):
+        stanza = config.repository / part / config.stanza
+        if stanza.is_dir():
+            stanza.rename(stanza.with_name(name))
+    return [f"the former repository is kept as {name} in the volumes of the backups"]
+
+
 def run(config: Config, kind: str, heard: Heard) -> dict[str, Any]:
-    """Make one backup. A killed one's files are used again where pgBackRest can.
+    """Make one backup, and only when it is good remove those beyond the retention. A killed one's files are used again where pgBackRest can.
 
     Args:
         kind: full, differential or incremental.
@@ -78,17 +101,23 @@ def run(config: Config, kind: str, heard: Heard) -> dict[str, Any]:
     started = time.monotonic()
     make_stanza(config, heard)
     try:
-        pgbackrest.run("backup", f"--type={TYPES[kind]}", heard=heard)
+        pgbackrest.run("backup", f"--type={TYPES[kind]}", "--no-expire-auto", heard=heard)
     except EngineError as error:
         if error.code == engine.LOCKED:
             raise CheckFailed(f"another pgBackRest process works on the repository: {error}") from None
         raise
     made = pgbackrest.info().backups[-1]
     if made.error:
-        raise CheckFailed(
-            f"backup {made.label} has pages with a wrong checksum: the database's files are damaged (ops/runbooks/damaged-pages.md); older backups are kept"
+        raise Damaged(
+            f"backup {made.label} has pages with a wrong checksum: the database's files are damaged (ops/runbooks/damaged-pages.md);"
+            " no older backup is removed from now on"
         )
+    pgbackrest.run("expire")
     return {**made.document(), "seconds": round(time.monotonic() - started, 1)}
+
+
+class Damaged(CheckFailed):
+    """A backup holds damaged pages: running it again makes nothing better."""
 
 
 def listing(config: Config) -> dict[str, Any]:
@@ -139,10 +168,13 @@ def _drill(records: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _used(path: Path) -> int:
-    """Bytes of all files below `path`."""
-    return sum(
-        (Path(directory) / name).lstat().st_blocks * 512 for directory, _, names in os.walk(path) for name in names
-    )
+    """Bytes of all files below `path`; those that go away meanwhile don't count."""
+    total = 0
+    for directory, _, names in os.walk(path):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += (Path(directory) / name).lstat().st_blocks * 512
+    return total
 
 
 def point(config: Config, name: str) -> dict[str, Any]:
@@ -261,122 +293,3 @@ def archiver(config: Config) -> dict[str, Any]:
         "wal_bytes": int(row[7]),
         "said": said,
     }
-
-
-def check(config: Config, heard: Heard, *, deep: bool = False) -> dict[str, Any]:
-    """Whether backups would save the day: WAL arrives, backups are recent, the repository is whole and has room, drills pass.
-
-    Args:
-        deep: read every file of the repository and compare its checksum (`pgbackrest verify`).
-    """
-    checks: list[dict[str, Any]] = []
-
-    def note(name: str, ok: bool, found: str, remedy: str = "") -> None:
-        checks.append({"name": name, "ok": ok, "found": found, "remedy": "" if ok else remedy})
-
-    pgbackrest = PgBackRest(config)
-    info = _guarded(note, "repository readable", pgbackrest.info)
-    if isinstance(info, Info):
-        _check_backups(config, info, note)
-    _guarded(note, "WAL arriving", lambda: _check_archiving(config, note))
-    heard("pushing a WAL segment and waiting for it")
-    if (
-        _guarded(note, "archive round trip", lambda: pgbackrest.run("check", f"--archive-timeout={ROUND_TRIP}"))
-        is not None
-    ):
-        note("archive round trip", True, "a segment pushed just now is there")
-    _check_room(config, note)
-    _check_evidence(config, note)
-    if deep:
-        heard("reading the whole repository")
-        _guarded(note, "every file of the repository", lambda: _verify(pgbackrest, note))
-    return {"ok": all(entry["ok"] for entry in checks), "checks": checks}
-
-
-def _guarded(note: Callable[..., None], name: str, action: Callable[[], Any]) -> Any:
-    try:
-        return action()
-    except (CheckFailed, UserError, psycopg.Error, OSError) as error:
-        note(name, False, " ".join(str(error).split()), "see `make status` and the backup service's log")
-        return None
-
-
-def _check_backups(config: Config, info: Info, note: Callable[..., None]) -> None:
-    full = [backup for backup in info.backups if backup.type == "full"]
-    note("repository", info.code == 0, info.message or "no message", "run `orcheo-db backup run --type full`")
-    if not full:
-        note("a full backup", False, "there is none", "run `orcheo-db backup run --type full`")
-        return
-    newest: Backup = info.backups[-1]
-    age = datetime.now(UTC) - newest.stop
-    limit = longest_gap(config)
-    note(
-        "newest backup", age.total_seconds() < limit, f"{newest.label}, {age.total_seconds() / 3600:.1f} h old",
-        "see the schedule's failures in `orcheo-db backup list` and the service's log",
-    )  # fmt: skip
-    note(
-        "page checksums", not newest.error, "no wrong one in the newest backup" if not newest.error else f"wrong ones in {newest.label}",
-        "the database's files are damaged: ops/runbooks/damaged-pages.md",
-    )  # fmt: skip
-
-
-def longest_gap(config: Config) -> float:
-    """Seconds between backups that the schedule allows at most, and one more of them for a run that was missed."""
-    now = time.time()
-    gaps = []
-    for kind in TYPES:
-        first = following(config.schedule[kind], now)
-        gaps.append(following(config.schedule[kind], first) - first)
-    return 2 * min(gaps) + 3600
-
-
-def _check_archiving(config: Config, note: Callable[..., None]) -> None:
-    state = archiver(config)
-    late = state["waiting_seconds"] > LATE * config.archive_timeout
-    note("WAL arriving", not (state["failing"] or late), state["said"], "see ops/runbooks/archive-stuck.md")
-
-
-def _check_room(config: Config, note: Callable[..., None]) -> None:
-    usage = shutil.disk_usage(config.repository)
-    share = usage.free / usage.total
-    note(
-        "room in the repository", share >= FREE_SHARE, f"{usage.free / 2**30:.1f} GB free ({share:.0%})",
-        "free space on that volume, or keep fewer backups ([backup.retention])",
-    )  # fmt: skip
-
-
-def _check_evidence(config: Config, note: Callable[..., None]) -> None:
-    if not config.evidence.is_dir() or not (records := evidence.load_all(config.evidence)):
-        note("drills", True, "none yet; the schedule runs one a day, `make drill` now")
-        return
-    problems = evidence.verify(config.evidence, evidence.public_key(config.signing_key()))
-    note(
-        "evidence",
-        not problems,
-        "; ".join(problems) or f"{len(records)} records, chained and signed",
-        "see ops/runbooks/evidence.md",
-    )
-    last = records[-1]
-    note(
-        "last drill",
-        last["result"] == "pass",
-        f"{last['result']} at {last['finished_at']}: {last['failure'] or 'everything equal'}",
-        "see `make drill`",
-    )
-
-
-def _verify(pgbackrest: PgBackRest, note: Callable[..., None]) -> None:
-    output = pgbackrest.run("verify", "--output=text", "--verbose")
-    status = next((line for line in output.splitlines() if "status:" in line), "status: ok")
-    problems = [
-        line.strip()
-        for line in output.splitlines()
-        if re.search(r"(missing|checksum invalid|size invalid|other): [1-9]", line)
-    ]
-    good = "error" not in status and not problems
-    note(
-        "every file of the repository",
-        good,
-        "; ".join(problems) or status.strip(),
-        "take a new full backup: `orcheo-db backup run --type full`",
-    )

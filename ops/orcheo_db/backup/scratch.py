@@ -21,7 +21,10 @@ from orcheo_db.errors import CheckFailed
 
 GENTLE = ("nice", "-n", "10", "ionice", "-c", "3")  # behind everything that production does on this machine
 STOP_SECONDS = 120  # a clean shutdown writes at most shared_buffers
-ROOM = 1.1  # times the cluster's size: WAL that is fetched, temporary files
+ROOM = 1.1  # times the cluster's size: temporary files
+RESERVE = (
+    2 * 2**30
+)  # bytes that stay free beyond that: the copy's own WAL (max_wal_size), and production's on the same disk
 
 # The copy's own configuration: the spec's is for the machine that production has. hot_standby off: no setting need be as high as
 # production's to replay its WAL. autovacuum off: nothing moves while the copy is compared. fsync stays on: the time is to be honest.
@@ -138,13 +141,15 @@ class Cluster:
         with self.log.open("ab") as log:
             environment = PgBackRest(self.config, local=True).environment()
             self._server = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT, env=environment)
-        deadline = time.monotonic() + seconds
+        deadline, said = time.monotonic() + seconds, ""
         while not self.is_promoted():
             if self._server.poll() is not None:
                 raise CheckFailed(f"recovery to {self.target} failed: {self.why()}")
             if time.monotonic() > deadline:
                 raise CheckFailed(f"recovery to {self.target} was not done after {seconds:.0f} s: {self.why()}")
-            heard(self.last_line())
+            if (line := self.last_line()) != said:
+                heard(line)
+                said = line
             time.sleep(0.1)
         self.durations["recovery"] = round(time.monotonic() - started, 2)
 
@@ -224,7 +229,8 @@ def check_room(path: Path, size: int) -> None:
         CheckFailed: less is free than the cluster needs.
     """
     free = shutil.disk_usage(path).free
-    if free < size * ROOM:
+    needed = size * ROOM + RESERVE
+    if free < needed:
         raise CheckFailed(
-            f"{path} has {free / 2**30:.1f} GB free and a restore needs {size * ROOM / 2**30:.1f} GB: free space on that volume"
+            f"{path} has {free / 2**30:.1f} GB free and this needs {needed / 2**30:.1f} GB (2 GB of it stay free): free space on that volume"
         )
