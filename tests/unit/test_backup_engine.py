@@ -158,3 +158,21 @@ def test_only_backups_that_lead_to_the_timeline(repository: Config, monkeypatch:
     assert restore.check_target(repository, Target()).label == "b5"
     with pytest.raises(UserError, match="no timeline 3"):
         restore.check_target(repository, Target(timeline=3))
+
+
+def test_a_missing_segment_is_a_gap(tmp_path: Path) -> None:
+    """Also across the end of a directory's 256 segments; the first segment of another timeline follows nothing."""
+    found = config(tmp_path)
+    for name in (
+        "0000000100000000000000FE",
+        "0000000100000000000000FF",
+        "000000010000000100000000",
+        "000000010000000100000002",
+        "000000020000000100000009",
+    ):
+        file = found.archive / "17-1" / name[:16] / f"{name}-{'a' * 40}.zst"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    gap = ("000000010000000100000000", "000000010000000100000002")
+    assert engine.gaps(found, None) == [gap] == engine.gaps(found, "0000000100000000000000FF")
+    assert engine.gaps(found, "000000010000000100000002") == []

@@ -103,15 +103,21 @@ def _check_archiving(config: Config, note: Callable[..., None]) -> None:
 
 
 def _check_gaps(config: Config, info: Info | None, note: Callable[..., None]) -> None:
-    """Every segment from the oldest backup on is there, timeline by timeline: `pgbackrest verify` doesn't miss one in the middle."""
-    gaps = engine.gaps(config, min((b.start_wal for b in info.backups), default=None) if info else None)
-    found = (
-        "; ".join(f"{after} is followed by {before}" for after, before in gaps)
-        or "every segment follows the one before"
-    )
+    """Every segment is there, timeline by timeline: `pgbackrest verify` doesn't miss one in the middle. A gap before the newest full backup
+    is said and is over: only the moments in it are lost.
+    """
+    backups = info.backups if info else ()
+    gaps = engine.gaps(config, min((b.start_wal for b in backups), default=None, key=lambda name: name[8:]))
+    full = max((b.start_wal[8:] for b in backups if b.type == "full"), default="")
+    open_ = [gap for gap in gaps if gap[1][8:] > full]
+    words = [
+        f"{after} is followed by {before}" + ("" if (after, before) in open_ else " (before the newest full backup)")
+        for after, before in gaps
+    ]
+    found = "; ".join(words) or "every segment follows the one before"
     note(
         "no gap in the archive",
-        not gaps,
+        not open_,
         found,
         "no moment in the gap can be restored; `orcheo-db backup run --type full` ends it",
     )
