@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 SERVICES = ("archive", "pgbackrest", "backup")  # in start order
 VOLUMES = ("archive", "backup", "scratch", "sockets")
-SAID = {"archive": "the WAL archive", "backup": "all backups and the drills' evidence", "scratch": "a drill's cluster"}
+SAID = {
+    "archive": "the WAL archive",
+    "backup": "all backups and the drills' evidence",
+    "scratch": "a drill's cluster",
+    "sockets": "a directory in memory",
+}
 
 
 def _party(target: ComposeTarget, party: str) -> list[File]:
