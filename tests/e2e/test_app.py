@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from orcheo_db import app_secrets
-from orcheo_db.targets import backup
 from orcheo_db.targets.app import SERVICES
 from orcheo_db.targets.compose import ComposeTarget
 from tests.conftest import PROGRAM, ROOT, Installation
@@ -212,7 +211,7 @@ def test_without_the_app_again_its_data_stays(app: Installation, owner: Api):
     changed = app.ok("up", "--with", "none", "--json").json["changed"]
     assert any("backend stopped and removed" in line for line in changed)
     target = app.target()
-    assert set(containers(target)) == {"postgres", "init", "pgbouncer", *backup.SERVICES} and not target.with_app
+    assert set(containers(target)) == {"postgres", "init", "pgbouncer"} and not target.with_app
     assert [name.removeprefix(target.project) for name in target.volumes()] == [
         "_pgdata", "_archive", "_backup", "_scratch", "_sockets", "_apphome", "_redis",
     ]  # fmt: skip
