@@ -18,17 +18,15 @@ LATE_SECONDS = 180.0  # three times the archive_timeout: WAL that waits for long
 STOP_SECONDS = 30  # as compose/backup.yaml: pgBackRest ends at once
 
 
-def launch(target: ComposeTarget, *, server: bool) -> None:
-    """Start the archive before the server that pushes WAL to it (else the first segments fail and wait), the others after it.
-
-    Args:
-        server: whether PostgreSQL serves by now.
+def launch(target: ComposeTarget) -> None:
+    """Start the services, once PostgreSQL serves: where it refuses its volume, nothing else shall have been started. WAL that it pushes
+    before the archive answers is pushed again a second later.
 
     Raises:
         CheckFailed: a service could not be started.
     """
     if target.with_backup:
-        launch_services(target, *(backup.SERVICES[1:] if server else backup.SERVICES[:1]))
+        launch_services(target, *backup.SERVICES)
 
 
 def settle(target: ComposeTarget, *, new_secrets: bool = False) -> list[str]:

@@ -93,9 +93,8 @@ def up(
             target.store.choose(choices)
         if target.managed_server:
             with _timed(outcome, "postgres"):
-                backup_lifecycle.launch(target, server=False)
                 start(target, "postgres", HEALTHY_SECONDS)
-                backup_lifecycle.launch(target, server=True)
+                backup_lifecycle.launch(target)
         with _timed(outcome, "init"):
             outcome.init = init(target, force=adopt)
         if adopt:  # the permission to adopt was for this start alone: the next one is an ordinary one again

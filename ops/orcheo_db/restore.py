@@ -50,9 +50,10 @@ def restore(
         try:
             answer = _run(target, volume, options, out)
         except BaseException:
-            docker.from_env().volumes.get(
-                volume
-            ).remove()  # made a moment ago by this very call, and nothing of use in it
+            # Made a moment ago by this very call, and nothing of use in them.
+            if out is not None:
+                out.unlink(missing_ok=True)
+            docker.from_env().volumes.get(volume).remove()
             raise
         if table is not None:
             docker.from_env().volumes.get(volume).remove()
