@@ -12,7 +12,7 @@ import secrets as random_source
 from pathlib import Path
 
 from orcheo_db.errors import UserError
-from orcheo_db.secrets import Store, write_private
+from orcheo_db.secrets import Store, read_secret, write_private
 
 DIRECTORY = "app"
 VAULT_KEY = "vault.key"
@@ -44,15 +44,7 @@ def read(store: Store, name: str) -> str:
     Raises:
         UserError: it is missing or may not be read.
     """
-    file = path(store, name)
-    try:
-        return file.read_text().strip()
-    except FileNotFoundError:
-        raise UserError(
-            f"{file} is missing: run `make up WITH=app`, or restore it from your copy of the state directory"
-        ) from None
-    except PermissionError:
-        raise UserError(f"{file} may not be read by this user: run as the user who ran `make up`") from None
+    return read_secret(path(store, name), "make up WITH=app").decode().strip()
 
 
 def given_key() -> str | None:

@@ -7,15 +7,16 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
-from orcheo_db.console import step
-from orcheo_db.errors import CheckFailed, UserError
+from orcheo_db.console import Step, step
+from orcheo_db.errors import CheckFailed, UserError, refused
 from orcheo_db.lifecycle_steps import HEALTHY_SECONDS, last_line, wait_until_healthy
 from orcheo_db.lifecycle_steps import launch as launch_services
 from orcheo_db.targets import backup
 from orcheo_db.targets.compose import ComposeTarget
 
-LATE_SECONDS = 180.0  # three times the archive_timeout: WAL that waits for longer is stuck
-STOP_SECONDS = 30  # as compose/backup.yaml: pgBackRest ends at once
+STOP_SECONDS = 30  # as compose/backup.yaml: what runs is repeated at the next start
+PROGRAM = ("python", "-m", "orcheo_db.backup")  # in the backup image
+SAYS = "orcheo-db backup: "  # how its lines begin
 
 
 def launch(target: ComposeTarget) -> None:
@@ -60,7 +61,7 @@ def stop(target: ComposeTarget) -> list[str]:
     return done
 
 
-def ask(target: ComposeTarget, *arguments: str, input: str | None = None) -> Any:
+def ask(target: ComposeTarget, *arguments: str) -> Any:
     """Run an operation in the backup service and return its answer.
 
     Raises:
@@ -68,10 +69,9 @@ def ask(target: ComposeTarget, *arguments: str, input: str | None = None) -> Any
     """
     if not target.with_backup:
         raise UserError(no_backups(target))
-    result = target.run("backup", ["python", "-m", "orcheo_db.backup", *arguments], input=input)
+    result = target.run("backup", [*PROGRAM, *arguments])
     if result.code != 0:
-        words = last_line(result.stderr).removeprefix("orcheo-db backup: ")
-        raise (UserError if result.code == 2 else CheckFailed)(words)
+        raise refused(result.code, last_line(result.stderr).removeprefix(SAYS))
     return json.loads(result.stdout)
 
 
@@ -87,21 +87,25 @@ def stream(target: ComposeTarget, arguments: Sequence[str]) -> Any:
     container = target.container("backup")
     if container is None or container.status != "running":
         return ask(target, *arguments)  # says what is wrong
-    argv = ["docker", "exec", str(container.id), "python", "-m", "orcheo_db.backup", *arguments]
-    with (
-        step("Working") as bar,
-        subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
-    ):
-        assert process.stderr is not None and process.stdout is not None
-        words = ""
-        for line in process.stderr:
-            if line.strip():
-                words = line.strip().removeprefix("orcheo-db backup: ")
-                bar.update(0, 0, words)
+    argv = ["docker", "exec", str(container.id), *PROGRAM, *arguments]
+    with step("Working") as bar, subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        words = follow(process, bar)
+        assert process.stdout is not None
         answer = process.stdout.read()
     if process.returncode != 0:
-        raise (UserError if process.returncode == 2 else CheckFailed)(words or "it said nothing")
+        raise refused(process.returncode, words or "it said nothing")
     return json.loads(answer)
+
+
+def follow(process: subprocess.Popen[bytes], bar: Step) -> str:
+    """Show a program's progress lines until it closes stderr; returns the last one."""
+    assert process.stderr is not None
+    words = ""
+    for line in process.stderr:
+        if text := line.decode(errors="replace").strip():
+            words = text.removeprefix(SAYS)
+            bar.update(0, 0, words)
+    return words
 
 
 def summary(target: ComposeTarget) -> dict[str, Any]:
@@ -115,7 +119,7 @@ def summary(target: ComposeTarget) -> dict[str, Any]:
     newest = found["backups"][-1]["stop"][:16].replace("T", " ") if found["backups"] else "none"
     drill, waiting = found["last_drill"], found["archiver"]
     proven = "no drill yet" if drill is None else f"last drill {drill['result']}"
-    stuck = waiting["failing"] or waiting["waiting_seconds"] > LATE_SECONDS
+    stuck = waiting["stuck"]
     said = f"newest {newest} UTC, {proven}" + (f"; WAL does not reach the archive: {waiting['said']}" if stuck else "")
     return {
         "ok": bool(found["backups"]) and not stuck and (drill is None or drill["result"] == "pass"),

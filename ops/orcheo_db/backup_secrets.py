@@ -12,9 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from orcheo_db.backup.evidence import generate_key
 from orcheo_db.errors import UserError
 from orcheo_db.secrets import (
     PASSWORD_BYTES,
@@ -22,6 +21,7 @@ from orcheo_db.secrets import (
     Authority,
     Store,
     days_left_of,
+    read_secret,
     scram_verifier,
     write_private,
 )
@@ -56,15 +56,7 @@ def read(store: Store, name: str) -> bytes:
     Raises:
         UserError: it is missing or may not be read.
     """
-    file = path(store, name)
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        raise UserError(
-            f"{file} is missing: run `make up`, or restore it from your copy of the state directory"
-        ) from None
-    except PermissionError:
-        raise UserError(f"{file} may not be read by this user: run as the user who ran `make up`") from None
+    return read_secret(path(store, name), "make up")
 
 
 def create(store: Store) -> list[str]:
@@ -103,16 +95,9 @@ def create(store: Store) -> list[str]:
 def _contents() -> dict[str, Callable[[], bytes]]:
     return {
         CIPHER_KEY: f"{random_source.token_urlsafe(CIPHER_BYTES)}\n".encode,
-        EVIDENCE_KEY: _signing_key,
+        EVIDENCE_KEY: generate_key,
         f"{ROLE}.password": f"{random_source.token_urlsafe(PASSWORD_BYTES)}\n".encode,
     }
-
-
-def _signing_key() -> bytes:
-    """An Ed25519 key, PEM."""
-    return Ed25519PrivateKey.generate().private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
 
 
 def _certificates(store: Store) -> list[str]:

@@ -17,3 +17,8 @@ class CheckFailed(Exception):
     """The operation ran and the answer is no (a failed check, an incomplete schema). Exit code 1."""
 
     exit_code = 1
+
+
+def refused(code: int, words: str) -> UserError | CheckFailed:
+    """The error that another program of this toolkit ended with, by its exit code."""
+    return (UserError if code == UserError.exit_code else CheckFailed)(words)

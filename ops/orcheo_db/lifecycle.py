@@ -13,7 +13,7 @@ from typing import Any
 from orcheo_db import app_lifecycle, app_secrets, backup_lifecycle, backup_secrets
 from orcheo_db.console import step
 from orcheo_db.database import connect
-from orcheo_db.errors import CheckFailed, UserError
+from orcheo_db.errors import CheckFailed, UserError, refused
 from orcheo_db.host import compose_command, ensure_docker
 from orcheo_db.images import LABEL, ensure_images
 from orcheo_db.lifecycle_steps import HEALTHY_SECONDS, last_line, start
@@ -229,7 +229,7 @@ def init(target: ComposeTarget, *, force: bool = False) -> dict[str, Any] | None
     code = container.attrs["State"]["ExitCode"]
     if code != 0:
         words = last_line(container.logs(stdout=False, tail=20).decode(errors="replace"))
-        raise (UserError if code == 2 else CheckFailed)(words)
+        raise refused(code, words)
     summary: dict[str, Any] = json.loads(container.logs(stderr=False))
     return summary
 

@@ -42,7 +42,7 @@ def doomed(target: ComposeTarget) -> list[str]:
         **{f"{target.project}_{name}": text for name, text in backup.SAID.items()},
         **dict.fromkeys(target.restored_volumes(), "a cluster that a restore made or set aside"),
     }
-    names += [f"volume {name} ({said[name]})" for name in target.volumes() if name in said]
+    names += [f"volume {name} ({said[name]})" for name in target.volumes()]
     if target.store.exists():
         points = len(list((target.store.path / "backups").glob("*.dump")))
         also = f", and {points} backup points in it" if points else ""

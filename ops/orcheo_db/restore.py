@@ -11,14 +11,12 @@ from typing import Any
 
 import docker
 
-from orcheo_db import backup_lifecycle, lifecycle
-from orcheo_db.backup_lifecycle import ask
+from orcheo_db import lifecycle
+from orcheo_db.backup_lifecycle import PROGRAM, ask, follow
 from orcheo_db.console import say, step
-from orcheo_db.errors import CheckFailed, UserError
+from orcheo_db.errors import CheckFailed, UserError, refused
 from orcheo_db.secrets import write_private
 from orcheo_db.targets.compose import IN_PLACE, ComposeTarget
-
-KEPT = "orcheo-db.restored"  # label of a volume that a restore made: the target it was restored to
 
 
 def restore(
@@ -66,7 +64,7 @@ def restore(
 
 def _new_volume(target: ComposeTarget) -> str:
     name = f"{target.project}_pgdata-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    labels = {"com.docker.compose.project": target.project, "com.docker.compose.volume": "pgdata", KEPT: "yes"}
+    labels = {"com.docker.compose.project": target.project, "com.docker.compose.volume": "pgdata"}
     docker.from_env().volumes.create(name, labels=labels)
     return name
 
@@ -80,18 +78,13 @@ def _run(target: ComposeTarget, volume: str, options: Sequence[str], out: Path |
         f"--label=com.docker.compose.project={target.project}", "--stop-timeout=60", f"--volume={volume}:/var/lib/postgresql",
         f"--volume={target.project}_backup:/var/lib/orcheo-backup:ro", f"--volume={target.project}_archive:/var/lib/orcheo-backup/archive:ro",
         f"--volume={mounts}/conf:/etc/orcheo-db:ro", f"--volume={mounts}/secrets:/run/orcheo-db/secrets:ro",
-        target.tags["backup"], "python", "-m", "orcheo_db.backup", "restore", *options,
+        target.tags["backup"], *PROGRAM, "restore", *options,
     ]  # fmt: skip
     rows = out.open("xb") if out else None
-    words = ""
     try:
         with step(f"Restoring into volume {volume}") as bar:
             process = subprocess.Popen(argv, stdout=rows or subprocess.PIPE, stderr=subprocess.PIPE)
-            assert process.stderr is not None
-            for line in process.stderr:
-                if text := line.decode(errors="replace").strip():
-                    words = text.removeprefix("orcheo-db backup: ")
-                    bar.update(0, 0, words)
+            words = follow(process, bar)
             answer = words if rows else (process.stdout.read().decode() if process.stdout else "")
             code = process.wait()
     except KeyboardInterrupt:
@@ -102,7 +95,7 @@ def _run(target: ComposeTarget, volume: str, options: Sequence[str], out: Path |
         if rows:
             rows.close()
     if code != 0:
-        raise (UserError if code == UserError.exit_code else CheckFailed)(f"{words} (production was not touched)")
+        raise refused(code, f"{words} (production was not touched)")
     found: dict[str, Any] = json.loads(answer)
     return found
 
@@ -138,21 +131,18 @@ def put_in_place(target: ComposeTarget, volume: str) -> dict[str, Any]:
     if volume not in target.restored_volumes():
         names = ", ".join(target.restored_volumes()) or "none"
         raise UserError(f"no volume {volume} of this installation to put in place; there are: {names}")
-    _check_timeline(target, volume)
-    write_private(target.store.path / IN_PLACE, f"{volume}\n".encode())
-    if target.volume_owner() != target.store.installation_id():
-        write_private(target.store.path / IN_PLACE, f"{former}\n".encode())
+    if target.volume_owner(volume) != target.store.installation_id():
         raise UserError(
             f"volume {volume} holds no finished cluster of this installation: restore again; {former} stays in place"
         )
+    _check_timeline(target, volume)
+    write_private(target.store.path / IN_PLACE, f"{volume}\n".encode())
     say(f"Putting {volume} in place of {former}, which is kept")
     try:
         lifecycle.up(target, install_docker=False)
         with lifecycle.exclusive(target.store):
             lifecycle.init(target, force=True)  # the restored moment may be older than the releases that run now
-        backup_lifecycle.ask(
-            target, "run", "--type", "incremental"
-        )  # a new timeline begins: from here on it is covered
+        ask(target, "run", "--type", "incremental")  # a new timeline begins: from here on it is covered
     except (UserError, CheckFailed) as error:
         raise CheckFailed(
             f"{error} [volume {volume} is in place; back to the former one: orcheo-db restore --use {former} --confirm {target.project}]"

@@ -88,6 +88,22 @@ def write_private(path: Path, content: bytes, mode: int = 0o600) -> None:
     temporary.replace(path)
 
 
+def read_secret(file: Path, command: str) -> bytes:
+    """The contents of a secret's file that `command` makes.
+
+    Raises:
+        UserError: it is missing or may not be read.
+    """
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise UserError(
+            f"{file} is missing: run `{command}`, or restore it from your copy of the state directory"
+        ) from None
+    except PermissionError:
+        raise UserError(f"{file} may not be read by this user: run as the user who ran `make up`") from None
+
+
 def days_left_of(file: Path) -> float:
     """Days until a certificate expires; negative when it has.
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from orcheo_db import app_lifecycle, app_secrets, dump, lifecycle
 from orcheo_db.console import say, step
-from orcheo_db.errors import CheckFailed, UserError
+from orcheo_db.errors import CheckFailed, UserError, refused
 from orcheo_db.images import ensure_images
 from orcheo_db.lifecycle_steps import HEALTHY_SECONDS, last_line, start
 from orcheo_db.secrets import write_private
@@ -54,7 +54,7 @@ def job(target: ComposeTarget, command: str, slug: str | None = None) -> dict[st
         line = next(
             (x for x in reversed(result.stderr.splitlines()) if x.startswith("upgrade: ")), last_line(result.stderr)
         )
-        raise (UserError if result.code == 2 else CheckFailed)(line.removeprefix("upgrade: "))
+        raise refused(result.code, line.removeprefix("upgrade: "))
     found: dict[str, Any] = json.loads(result.stdout)
     return found
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -125,18 +127,23 @@ def inside(app: Installation) -> Callable[..., Any]:
 BRIDGE = {"ORCHEO_VERSION": "0.34.0", "ORCHEO_BACKEND_VERSION": "0.30.0"}  # the last pair with both kinds of stores
 
 
-@pytest.fixture
-def bridge(
-    docker_ready: None, installation: Installation, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Installation]:
+@contextmanager
+def bridge_release(name: str, directory: Path) -> Iterator[Installation]:
     """An installation of its own that runs the bridge release, its app among it; removed at the end."""
-    name = "orcheo-db-test-bridge"
-    own = Installation(name, free_port(), tmp_path_factory.mktemp("bridge") / name)
+    own = Installation(name, free_port(), directory / name)
     own.extra = {**BRIDGE, "ORCHEO_DB_APP_PORT": str(free_port())}
     remove_leftovers(own)
     own.ok("up", "--with", "app")
     yield own
     remove_leftovers(own)
+
+
+@pytest.fixture
+def bridge(
+    docker_ready: None, installation: Installation, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Installation]:
+    with bridge_release("orcheo-db-test-bridge", tmp_path_factory.mktemp("bridge")) as own:
+        yield own
 
 
 def caller(own: Installation) -> Api:

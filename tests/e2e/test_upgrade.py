@@ -16,10 +16,10 @@ import psycopg
 import pytest
 
 from orcheo_db import app_secrets
-from tests.conftest import PROGRAM, ROOT, Installation, free_port, remove_leftovers
+from tests.conftest import PROGRAM, ROOT, Installation
 from tests.e2e import bridge_rows
 from tests.e2e.api import Api, wait_until
-from tests.e2e.conftest import BRIDGE, caller
+from tests.e2e.conftest import BRIDGE, bridge_release, caller
 
 pytestmark = pytest.mark.disruptive
 LABELS = {
@@ -33,14 +33,8 @@ STRAY = 6  # workflows: two each of alpha and beta, one of no workspace, the bri
 
 @pytest.fixture(scope="module")
 def old(docker_ready: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """An installation of its own that runs the bridge release."""
-    name = "orcheo-db-test-upgrade"
-    own = Installation(name, free_port(), tmp_path_factory.mktemp("upgrade") / name)
-    own.extra = {**BRIDGE, "ORCHEO_DB_APP_PORT": str(free_port())}
-    remove_leftovers(own)
-    own.ok("up", "--with", "app")
-    yield own
-    remove_leftovers(own)
+    with bridge_release("orcheo-db-test-upgrade", tmp_path_factory.mktemp("upgrade")) as own:
+        yield own
 
 
 @pytest.fixture(scope="module")

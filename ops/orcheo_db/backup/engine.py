@@ -94,7 +94,6 @@ class PgBackRest:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",  # with a wrong key it shows what it read
-            start_new_session=False,
         )
         lines: list[str] = []
         assert process.stderr is not None and process.stdout is not None

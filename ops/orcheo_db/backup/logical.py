@@ -27,7 +27,9 @@ from orcheo_db.backup.config import UNFINISHED, Config
 from orcheo_db.backup.operations import Heard, connect, logical_copies
 from orcheo_db.backup.scratch import GENTLE, Cluster, Target, check_room, scratch
 from orcheo_db.errors import CheckFailed
+from orcheo_db.upgrade.session import settled
 
+DUMP = "dump.tar.gpg"
 JOBS = "2"  # of pg_dump and pg_restore: the machine's other work goes on
 HASHED = 64 * 2**20  # bytes of a table up to which its contents are compared and not its number of rows alone
 START_SECONDS = 120.0
@@ -97,7 +99,7 @@ def _dump(config: Config, directory: Path, place: Path, heard: Heard) -> dict[st
         "pg_dumpall",
     )  # fmt: skip
     heard("storing it, encrypted")
-    _pack(config, directory / "dump", place / "dump.tar.gpg")
+    _pack(config, directory / "dump", place / DUMP)
     shutil.rmtree(directory / "dump")
     return {
         "format": "orcheo-db-logical/1",
@@ -105,8 +107,8 @@ def _dump(config: Config, directory: Path, place: Path, heard: Heard) -> dict[st
         "database": config.database,
         "server_version": row[2],
         "database_bytes": int(row[1]),
-        "stored_bytes": (place / "dump.tar.gpg").stat().st_size,
-        "sha256": _sha256(place / "dump.tar.gpg"),
+        "stored_bytes": (place / DUMP).stat().st_size,
+        "sha256": sha256(place / DUMP),
         "tables": tables,
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -114,14 +116,6 @@ def _dump(config: Config, directory: Path, place: Path, heard: Heard) -> dict[st
 
 def _counted(connection: psycopg.Connection[Any]) -> Iterator[dict[str, Any]]:
     """Each table's rows, and a hash of those of small ones, in this session's snapshot."""
-    for name, value in (
-        ("TimeZone", "UTC"),
-        ("DateStyle", "ISO"),
-        ("IntervalStyle", "postgres"),
-        ("extra_float_digits", "1"),
-        ("bytea_output", "hex"),
-    ):
-        connection.execute("SELECT set_config(%s, %s, false)", (name, value))
     for schema, table, size in connection.execute(_TABLES).fetchall():
         yield {"table": f"{schema}.{table}", **count(connection, schema, table, hashed=size <= HASHED)}
 
@@ -130,7 +124,9 @@ def count(connection: psycopg.Connection[Any], schema: str, table: str, *, hashe
     """A table's rows and, with `hashed`, the sum of their hashes."""
     what = "coalesce(sum(hashtextextended(t::text, 0)::numeric), 0)::text" if hashed else "NULL"
     query = sql.SQL("SELECT count(*), {} FROM {} t").format(sql.SQL(what), sql.Identifier(schema, table))
-    row = connection.execute(query).fetchone()
+    with connection.transaction():
+        settled(connection)
+        row = connection.execute(query).fetchone()
     assert row is not None
     return {"rows": int(row[0]), "hash": row[1]}
 
@@ -143,7 +139,7 @@ def _prove(config: Config, cluster: Cluster, place: Path, manifest: dict[str, An
     """
     started = time.monotonic()
     heard("restoring it")
-    _unpack(config, place / "dump.tar.gpg", cluster.directory)
+    _unpack(config, place / DUMP, cluster.directory)
     with fresh(cluster) as dsn:
         globals_sql = cluster.directory / "globals.sql"
         text = (place / "globals.sql").read_text(encoding="utf-8")
@@ -255,7 +251,8 @@ def _unpack(config: Config, file: Path, directory: Path) -> None:
         raise CheckFailed(f"the logical copy {file.parent.name} can't be read: {said[-1]}")
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """A file's digest, as manifest.json has it of the dump."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 

@@ -19,8 +19,10 @@ from orcheo_db.backup import engine, evidence
 from orcheo_db.backup.config import UNFINISHED, Config
 from orcheo_db.backup.engine import TYPES, EngineError, PgBackRest
 from orcheo_db.errors import CheckFailed, UserError
+from orcheo_db.secrets import write_private
 
 Heard = Callable[[str], None]
+LATE = 2.0  # times the archive_timeout: later than that WAL isn't merely waiting for its segment to end
 UNREADABLE = 99  # `info`'s status "other": it is there and can't be read; its message says why
 POINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")  # PostgreSQL takes 63 bytes for a restore point's name
 
@@ -108,16 +110,12 @@ def run(config: Config, kind: str, heard: Heard) -> dict[str, Any]:
         raise
     made = pgbackrest.info().backups[-1]
     if made.error:
-        raise Damaged(
+        raise CheckFailed(
             f"backup {made.label} has pages with a wrong checksum: the database's files are damaged (ops/runbooks/damaged-pages.md);"
             " no older backup is removed from now on"
         )
     pgbackrest.run("expire")
     return {**made.document(), "seconds": round(time.monotonic() - started, 1)}
-
-
-class Damaged(CheckFailed):
-    """A backup holds damaged pages: running it again makes nothing better."""
 
 
 def listing(config: Config) -> dict[str, Any]:
@@ -237,14 +235,9 @@ def points(config: Config) -> list[dict[str, str]]:
 
 
 def _write(file: Path, content: Any) -> None:
-    """Write a state file, whole or not at all."""
+    """Write a state file."""
     file.parent.mkdir(mode=0o700, exist_ok=True)
-    fresh = file.with_name(f".{file.name}.new")
-    with fresh.open("w") as opened:
-        json.dump(content, opened, indent=2)
-        opened.flush()
-        os.fsync(opened.fileno())
-    fresh.replace(file)
+    write_private(file, json.dumps(content, indent=2).encode())
 
 
 def wait_archived(config: Config, segment: str, seconds: float) -> datetime:
@@ -277,6 +270,7 @@ def archiver(config: Config) -> dict[str, Any]:
         ).fetchone()
     assert row is not None
     failing = row[3] is not None and (row[1] is None or row[3] > row[1])
+    waited = (row[8] - row[6]).total_seconds() if row[6] else 0.0
     said = f"{row[5]} segments wait"
     if row[6] is not None:
         said += f", the oldest since {row[6]:%Y-%m-%d %H:%M:%S} UTC"
@@ -286,10 +280,11 @@ def archiver(config: Config) -> dict[str, Any]:
         "last_archived": row[0],
         "last_archived_at": row[1] and row[1].isoformat(),
         "failing": failing,
+        "stuck": failing or waited > LATE * config.archive_timeout,
         "failed_count": row[4],
         "waiting": row[5],
         "waiting_since": row[6] and row[6].isoformat(),
-        "waiting_seconds": (row[8] - row[6]).total_seconds() if row[6] else 0.0,
+        "waiting_seconds": waited,
         "wal_bytes": int(row[7]),
         "said": said,
     }

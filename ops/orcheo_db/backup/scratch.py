@@ -58,7 +58,6 @@ class Target:
     time: str | None = None
     lsn: str | None = None
     name: str | None = None
-    immediate: bool = False
     timeline: int | None = None  # the one to follow; None: the newest
 
     def options(self) -> list[str]:
@@ -70,8 +69,6 @@ class Target:
         for kind in ("time", "lsn", "name"):
             if value := getattr(self, kind):
                 return [f"--type={kind}", f"--target={value}", "--target-action=promote"]
-        if self.immediate:
-            return ["--type=immediate", "--target-action=promote"]
         return ["--type=default"]
 
     def __str__(self) -> str:

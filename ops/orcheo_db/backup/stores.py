@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import os
-import secrets
 import sys
 
 import psycopg
@@ -35,16 +34,7 @@ def chosen(connection: psycopg.Connection[tuple[object, ...]]) -> list[workspace
 def main(dsn: str) -> None:
     """Read and print."""
     logging.basicConfig(stream=sys.stderr, level=logging.ERROR)
-    backends = ("CHECKPOINT", "GRAPH_STORE", "REPOSITORY", "WORKSPACE", "CHATKIT", "VAULT", "AUTH_SERVICE_TOKEN")
-    os.environ |= {f"ORCHEO_{name}_BACKEND": "postgres" for name in backends}
-    os.environ |= {
-        "ORCHEO_POSTGRES_DSN": dsn,
-        "ORCHEO_POSTGRES_POOL_MIN_SIZE": "1",
-        "ORCHEO_POSTGRES_POOL_MAX_SIZE": "2",
-    }
-    os.environ["ORCHEO_VAULT_ENCRYPTION_KEY"] = secrets.token_hex(
-        32
-    )  # nothing is decrypted: the vault's key isn't here
+    os.environ |= read.environment(dsn)  # the vault's key isn't here: nothing is decrypted
     workarounds.apply(prepared_statements=True)
     seen = read.Seen()
     with contextlib.redirect_stdout(sys.stderr), psycopg.connect(dsn, autocommit=True) as connection:

@@ -380,21 +380,23 @@ class ComposeTarget(Target):
             return False
         return True
 
-    def volume_owner(self) -> str | None:
-        """The installation id in the data volume's marker; None where there is no volume, or nothing in it, or no marker."""
-        marker = self.inspect_volume().get("marker") if self.volume_exists() else None
+    def volume_owner(self, volume: str | None = None) -> str | None:
+        """The installation id in a volume's marker (default: the data volume's); None where there is no volume, nothing in it, or no marker."""
+        volume = volume or self.volume
+        marker = self.inspect_volume(volume).get("marker") if self._volume_exists(volume) else None
         return str(marker.get("installation_id")) if isinstance(marker, dict) else None
 
-    def inspect_volume(self) -> dict[str, Any]:
-        """What the data volume holds, read without starting a server (the image's own `inspect`)."""
+    def inspect_volume(self, volume: str | None = None) -> dict[str, Any]:
+        """What a volume (default: the data volume) holds, read without starting a server (the image's own `inspect`)."""
+        volume = volume or self.volume
         client = docker.from_env()
         try:
             output = client.containers.run(
                 self.tags["postgres"], ["inspect"], remove=True, network_mode="none", read_only=True, user="999:999", cap_drop=["ALL"],
-                volumes={self.volume: {"bind": "/var/lib/postgresql", "mode": "ro"}},
+                volumes={volume: {"bind": "/var/lib/postgresql", "mode": "ro"}},
             )  # fmt: skip
         except APIError as error:
-            raise UserError(f"volume {self.volume} can't be inspected: {error.explanation or error}") from None
+            raise UserError(f"volume {volume} can't be inspected: {error.explanation or error}") from None
         found: dict[str, Any] = json.loads(output)
         return found
 

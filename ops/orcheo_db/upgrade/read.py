@@ -187,12 +187,12 @@ def _call(module: str, name: str) -> Any:
     return _get(module, name)()
 
 
-def environment(job: Job) -> dict[str, str]:
-    """The app's environment for reading: straight to the server, small pools, the app's own key if there is one."""
+def environment(dsn: str) -> dict[str, str]:
+    """The app's environment for reading from `dsn`: small pools, the app's own key if there is one."""
     backends = ("CHECKPOINT", "GRAPH_STORE", "REPOSITORY", "WORKSPACE", "CHATKIT", "VAULT", "AUTH_SERVICE_TOKEN")
     return {
         **{f"ORCHEO_{name}_BACKEND": "postgres" for name in backends},
-        "ORCHEO_POSTGRES_DSN": job.login(APP_LOGINS[0], options=SESSION_OPTIONS, application_name="orcheo-db upgrade"),
+        "ORCHEO_POSTGRES_DSN": dsn,
         "ORCHEO_POSTGRES_POOL_MIN_SIZE": "1",
         "ORCHEO_POSTGRES_POOL_MAX_SIZE": "2",
         # Settings refuse to load without one; nothing is decrypted with a throw-away key.
@@ -203,7 +203,10 @@ def environment(job: Job) -> dict[str, str]:
 def everything(job: Job, active: Sequence[Workspace]) -> Seen:
     """Read all rows of the active workspaces, then what belongs to none (LangGraph's)."""
     seen = Seen()
-    os.environ.update(environment(job))
+    # Straight to the server.
+    os.environ.update(
+        environment(job.login(APP_LOGINS[0], options=SESSION_OPTIONS, application_name="orcheo-db upgrade"))
+    )
     workarounds.apply(prepared_statements=True)
     decrypt = vault_key() is not None
     if not decrypt:
