@@ -107,6 +107,20 @@ def rows(app: Installation) -> Callable[..., list[Any]]:
     return query
 
 
+# `finish` instead of asyncio.run: at its end that cancels the tasks of the app's open pools and waits for them, which now and
+# then never ends (psycopg_pool takes the cancellation of a connection attempt for its failure, and tries again).
+INSIDE = """
+import asyncio, json, os, sys
+from orcheo_db.runtime import processes
+processes.prepare()
+GIVEN = json.loads(GIVEN)
+def finish(work):
+    asyncio.new_event_loop().run_until_complete(work)
+    sys.stdout.flush()
+    os._exit(0)
+"""
+
+
 @pytest.fixture
 def inside(app: Installation) -> Callable[..., Any]:
     """Run Python in the backend's container with the app's environment and the workarounds; what it prints last, as JSON."""
@@ -114,10 +128,7 @@ def inside(app: Installation) -> Callable[..., Any]:
 
     def run(script: str, **values: Any) -> Any:
         given = f"GIVEN = {json.dumps(values)!r}\n"
-        head = "import asyncio, json\nfrom orcheo_db.runtime import processes\nprocesses.prepare()\n"
-        result = target.run(
-            "backend", ["timeout", "120", "python", "-"], input=f"{given}{head}GIVEN = json.loads(GIVEN)\n{script}"
-        )
+        result = target.run("backend", ["timeout", "120", "python", "-"], input=f"{given}{INSIDE}{script}")
         assert result.code == 0, result.stderr[-3000:]
         return json.loads(result.stdout.strip().splitlines()[-1])
 

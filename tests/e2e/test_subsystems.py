@@ -173,7 +173,7 @@ async def main():
     latest = await store.latest_checkpoint(GIVEN["workflow"])
     listed = await store.list_checkpoints(GIVEN["workflow"], workspace_id=GIVEN["workspace"])
     print(json.dumps({"ids": [first.id, second.id], "latest": latest.id, "listed": [each.id for each in listed]}))
-asyncio.run(main())
+finish(main())
 """,
         workflow=made["id"],
         workspace=made["workspace_id"],
@@ -209,7 +209,7 @@ async def main():
         await saver.aput(other, checkpoint, {"source": "input", "step": 1}, {"note": "1"})
         await saver.adelete_thread(thread + "-gone")
     print(json.dumps({"thread": thread, "note": read.checkpoint["channel_values"]["note"], "listed": len(listed)}))
-asyncio.run(main())
+finish(main())
 """)
     assert (found["note"], found["listed"]) == ("kept", 1)
     assert count(rows, "checkpoints", "thread_id", found["thread"]) == 1
@@ -234,7 +234,7 @@ async def main():
         got = await store.aget(space, "a")
         items = await store.asearch(space)
     print(json.dumps({"space": ".".join(space), "got": got.value, "keys": [item.key for item in items]}))
-asyncio.run(main())
+finish(main())
 """)
     assert found["got"] == {"text": "changed"} and found["keys"] == ["a"]
     assert rows("SELECT key, value FROM store WHERE prefix = %s", found["space"]) == [("a", {"text": "changed"})]
