@@ -60,7 +60,10 @@ def checks() -> list[tuple[str, Sequence[str], dict[str, str]]]:
     ]
     with_app = [[*base, "compose/app.yaml"] for base in (["compose/compose.yaml"], ["compose/external.yaml"])]
     compose_files = [[name] for name in alone] + with_app + [[*with_app[0], "compose/app-direct.yaml"]]
-    compose_files += [["compose/compose.yaml", "compose/backup.yaml", *more] for more in ([], with_app[0][1:])]
+    compose_files += [
+        ["compose/compose.yaml", "compose/backup.yaml", *more]
+        for more in ([], ["compose/backup-second.yaml"], with_app[0][1:])
+    ]
     found: list[tuple[str, Sequence[str], dict[str, str]]] = [
         ("ruff check", [f"{BIN}/ruff", "check", "."], {}),
         ("ruff format", [f"{BIN}/ruff", "format", "--check", "."], {}),

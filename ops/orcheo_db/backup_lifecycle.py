@@ -28,6 +28,8 @@ def launch(target: ComposeTarget) -> None:
     """
     if target.with_backup:
         launch_services(target, *backup.SERVICES)
+    if target.with_second:  # after the others, which give their volumes the right owner
+        launch_services(target, *backup.SECOND_SERVICES)
 
 
 def settle(target: ComposeTarget, *, new_secrets: bool = False) -> list[str]:
@@ -39,19 +41,21 @@ def settle(target: ComposeTarget, *, new_secrets: bool = False) -> list[str]:
     Raises:
         CheckFailed: a service did not become healthy, or the first backup failed.
     """
+    stopped = stop_unwanted(target)
     if not target.with_backup:
-        return stop(target)
-    for name in backup.SERVICES:
+        return stopped
+    for name in target.backup_services:
         wait_until_healthy(target, name, HEALTHY_SECONDS, target.container(name))
     with step("Checking the backups"):
         done: list[str] = ask(target, "prepare", *(["--set-aside"] if new_secrets else []))["done"]
-    return done
+    return stopped + done
 
 
-def stop(target: ComposeTarget) -> list[str]:
-    """Stop and remove the backups' containers where backups are not wanted; the repository stays."""
+def stop_unwanted(target: ComposeTarget) -> list[str]:
+    """Stop and remove the backups' containers that are not wanted; the repository stays."""
     done = []
-    for name in reversed(backup.SERVICES if target.managed_server else ()):
+    every = reversed((*backup.SERVICES, *backup.SECOND_SERVICES)) if target.managed_server else ()
+    for name in (name for name in every if name not in target.backup_services):
         container = target.container(name)
         if container is not None:
             with step(f"Stopping {name}"):
@@ -61,15 +65,28 @@ def stop(target: ComposeTarget) -> list[str]:
     return done
 
 
-def ask(target: ComposeTarget, *arguments: str) -> Any:
-    """Run an operation in the backup service and return its answer.
+def service_of(target: ComposeTarget, repository: str) -> str:
+    """The service that has a repository: "first" or "second".
+
+    Raises:
+        UserError: there is no such repository.
+    """
+    if not target.with_backup:
+        raise UserError(no_backups(target))
+    if repository == "first":
+        return "backup"
+    if not target.with_second:
+        raise UserError("there is no second repository: fill in [backup.second] in ops/spec.toml and run `make up`")
+    return backup.SECOND
+
+
+def ask(target: ComposeTarget, *arguments: str, repository: str = "first") -> Any:
+    """Run an operation in the service that has the repository and return its answer.
 
     Raises:
         UserError: wrong input or a missing prerequisite, in the service's own words. CheckFailed: the answer is no.
     """
-    if not target.with_backup:
-        raise UserError(no_backups(target))
-    result = target.run("backup", [*PROGRAM, *arguments])
+    result = target.run(service_of(target, repository), [*PROGRAM, *arguments])
     if result.code != 0:
         raise refused(result.code, last_line(result.stderr).removeprefix(SAYS))
     return json.loads(result.stdout)
@@ -82,11 +99,11 @@ def no_backups(target: ComposeTarget) -> str:
     return "backups are off ([backup] enabled = false in ops/spec.toml): set it to true and run `make render up`"
 
 
-def stream(target: ComposeTarget, arguments: Sequence[str]) -> Any:
+def stream(target: ComposeTarget, arguments: Sequence[str], repository: str = "first") -> Any:
     """As `ask`, with the service's progress lines shown while it works."""
-    container = target.container("backup")
+    container = target.container(service_of(target, repository))
     if container is None or container.status != "running":
-        return ask(target, *arguments)  # says what is wrong
+        return ask(target, *arguments, repository=repository)  # says what is wrong
     argv = ["docker", "exec", str(container.id), *PROGRAM, *arguments]
     with step("Working") as bar, subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         words = follow(process, bar)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets as random_source
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,15 +30,30 @@ from orcheo_db.secrets import (
 DIRECTORY = "backup"
 CIPHER_KEY = "cipher.key"
 EVIDENCE_KEY = "evidence.key"
+SECOND_KEY = (
+    "second.key"  # the cipher key of the second repository: what reaches the first one's parties doesn't open it
+)
+SECOND = "second.toml"  # the user's own: the credentials of the second repository's bucket
+# What it must have, by the repository's type (and what it may have).
+CREDENTIALS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "s3": (("key", "secret"), ("token",)),
+    "azure": (("account", "key"), ("key_type",)),
+    "gcs": (("service_account",), ()),
+}
 ROLE = "orcheo_backup"
 MARKER = "created.json"  # written last: from then on a missing key is a loss, not a first time
 CIPHER_BYTES = (
     48  # pgBackRest derives an AES-256 key from it; its guide (Repository Encryption) has `openssl rand -base64 48`
 )
-KEYS = (CIPHER_KEY, EVIDENCE_KEY)  # what is never made anew
+KEYS = (CIPHER_KEY, SECOND_KEY, EVIDENCE_KEY)  # what is never made anew
+FORMAT = 2
 # Who speaks mutual TLS with whom: the database's two containers are one party, the repository's two are two, because the one that
 # takes WAL must not be taken for the one that takes backups. By common name: the names of the certificate.
-PARTIES: dict[str, tuple[str, ...]] = {"database": ("pgbackrest",), "archive": ("archive",), "backup": ("backup",)}
+PARTIES: dict[str, tuple[str, ...]] = {
+    "database": ("pgbackrest", "pgbackrest-second"),
+    "archive": ("archive",),
+    "backup": ("backup",),
+}
 
 
 def path(store: Store, name: str) -> Path:
@@ -70,9 +86,12 @@ def create(store: Store) -> list[str]:
         each.mkdir(mode=0o700, parents=True, exist_ok=True)
         each.chmod(0o700)
     first = not exists(store)
+    if not first and _format(store) < FORMAT:  # made before there was a second repository
+        write_private(path(store, SECOND_KEY), _contents()[SECOND_KEY]())
+        _mark(store)
     if not first and (gone := [name for name in KEYS if not path(store, name).is_file()]):
         raise UserError(
-            f"{path(store, gone[0])} is gone, and without it no backup of this installation can be {'read' if gone[0] == CIPHER_KEY else 'proven'}:"
+            f"{path(store, gone[0])} is gone, and without it no backup of this installation can be {'proven' if gone[0] == EVIDENCE_KEY else 'read'}:"
             " put it back from your copy of the state directory (ops/runbooks/lost-secrets.md)"
         )
     made = []
@@ -85,16 +104,59 @@ def create(store: Store) -> list[str]:
         write_private(path(store, f"{ROLE}.scram"), f"{scram_verifier(password)}\n".encode())
     renewed = _certificates(store)
     if first:
-        write_private(path(store, MARKER), (json.dumps({"format": 1}) + "\n").encode())
+        _mark(store)
         return [f"secrets of the backups generated in {directory}"]
     return [f"{name} of the backups was missing and is another one now" for name in made] + [
         f"certificate of {name} renewed" for name in renewed
     ]
 
 
+def _format(store: Store) -> int:
+    try:
+        return int(json.loads(path(store, MARKER).read_bytes())["format"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{path(store, MARKER)} is damaged: put it back from your copy of the state directory"
+        ) from None
+
+
+def _mark(store: Store) -> None:
+    write_private(path(store, MARKER), (json.dumps({"format": FORMAT}) + "\n").encode())
+
+
+def credentials(store: Store, kind: str) -> dict[str, str]:
+    """The credentials of the second repository's bucket, checked; `kind` is the spec's type.
+
+    Raises:
+        UserError: second.toml is missing, readable by others, or has not what that type needs.
+    """
+    file = path(store, SECOND)
+    needed, more = CREDENTIALS[kind]
+    example = ", ".join(f'{name} = "…"' for name in needed)
+    if not file.is_file():
+        raise UserError(
+            f"{file} is missing: [backup.second] says {kind}, and its credentials go there ({example}; mode 0600)"
+        )
+    if file.stat().st_mode & 0o077:
+        raise UserError(f"{file} may be read by others: chmod 600 {file}")
+    try:
+        found = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} can't be read: {error}; expected {example}") from None
+    missing = [name for name in needed if not found.get(name)]
+    unknown = [name for name in found if name not in needed + more]
+    wrong = [name for name, value in found.items() if not isinstance(value, str) or not value.isprintable()]
+    if missing or unknown or wrong:
+        words = [("lacks ", missing), ("has unknown ", unknown), ("has no one-line string in ", wrong)]
+        said = "; ".join(text + ", ".join(names) for text, names in words if names)
+        raise UserError(f"{file} {said}: {kind} takes {example}" + (f" and may have {', '.join(more)}" if more else ""))
+    return {name: str(value) for name, value in found.items()}
+
+
 def _contents() -> dict[str, Callable[[], bytes]]:
     return {
         CIPHER_KEY: f"{random_source.token_urlsafe(CIPHER_BYTES)}\n".encode,
+        SECOND_KEY: f"{random_source.token_urlsafe(CIPHER_BYTES)}\n".encode,
         EVIDENCE_KEY: generate_key,
         f"{ROLE}.password": f"{random_source.token_urlsafe(PASSWORD_BYTES)}\n".encode,
     }
@@ -120,6 +182,9 @@ def _is_due(store: Store, name: str, ca: bytes) -> bool:
     try:
         certificate = x509.load_pem_x509_certificate(files[0].read_bytes())
     except ValueError:
+        return True
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    if set(names.get_values_for_type(x509.DNSName)) != set(PARTIES[name]):
         return True
     signed = certificate.issuer == x509.load_pem_x509_certificate(ca).subject
     return not signed or days_left_of(files[0]) < RENEW_BEFORE_DAYS

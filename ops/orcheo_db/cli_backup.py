@@ -9,12 +9,19 @@ import click
 from rich.table import Table
 
 from orcheo_db import restore as restoring
-from orcheo_db.backup_lifecycle import ask, stream
+from orcheo_db.backup_lifecycle import ask, service_of, stream
 from orcheo_db.command import Command, Context, Group, pass_context
 from orcheo_db.console import out, say
 from orcheo_db.errors import CheckFailed, UserError
 
 TYPES = ("full", "differential", "incremental", "logical")
+on_repository = click.option(
+    "--repository",
+    type=click.Choice(("first", "second")),
+    default="first",
+    show_default=True,
+    help="second: the bucket of [backup.second].",
+)
 
 
 @click.group("backup", cls=Group)
@@ -24,10 +31,13 @@ def backup_group() -> None:
 
 @backup_group.command("run")
 @click.option("--type", "kind", type=click.Choice(TYPES), default="incremental", show_default=True)
+@on_repository
 @pass_context
-def backup_run(context: Context, /, kind: str) -> None:
+def backup_run(context: Context, /, kind: str, repository: str) -> None:
     """Make a backup now."""
-    made = stream(context.target(), ["run", "--type", kind])
+    if kind == "logical" and repository == "second":
+        raise UserError("logical copies lie in the first repository: the second one has physical backups")
+    made = stream(context.target(), ["run", "--type", kind], repository)
     if kind == "logical":
         text = f"Logical copy {made['label']}: {made['rows']} rows, {_size(made['stored_bytes'])} stored, {made['seconds']} s; restored and compared in {made['restored_seconds']} s."
         context.print(made, text)
@@ -38,10 +48,11 @@ def backup_run(context: Context, /, kind: str) -> None:
 
 
 @backup_group.command("list")
+@on_repository
 @pass_context
-def backup_list(context: Context) -> None:
+def backup_list(context: Context, /, repository: str) -> None:
     """What can be restored, from when to when, the sizes, the last drill."""
-    found = ask(context.target(), "list")
+    found = ask(context.target(), "list", repository=repository)
     context.print(found, None)
     if context.as_json:
         return
@@ -68,7 +79,8 @@ def _summary(found: dict[str, Any]) -> str:
         lines.append(
             f"{len(found['logical'])} logical copies, the last {last['label']} ({last['rows']} rows, {_size(last['stored_bytes'])}), each restored and compared."
         )
-    lines.append(f"The repository takes {_size(found['repository_bytes'])}, {_size(found['free_bytes'])} are free.")
+    if found["repository_bytes"] is not None:  # a bucket doesn't say
+        lines.append(f"The repository takes {_size(found['repository_bytes'])}, {_size(found['free_bytes'])} are free.")
     if drill is None:
         lines.append("No drill yet: the schedule runs one a day, `make drill` one now.")
     else:
@@ -86,7 +98,10 @@ def _summary(found: dict[str, Any]) -> str:
 @pass_context
 def backup_check(context: Context, /, deep: bool) -> None:
     """Whether WAL arrives, backups are recent, the repository is whole and has room, the last drill passed."""
-    found = stream(context.target(), ["check", *(["--deep"] if deep else [])])
+    target, options = context.target(), ["check", *(["--deep"] if deep else [])]
+    found = stream(target, options)
+    if target.with_second:
+        found = _with_second(found, target, options)
     context.print(found, None)
     failed = [check for check in found["checks"] if not check["ok"]]
     if not context.as_json:
@@ -104,6 +119,16 @@ def backup_check(context: Context, /, deep: bool) -> None:
         raise CheckFailed(
             f"{len(failed)} of {len(found['checks'])} checks failed: {failed[0]['name']}: {failed[0]['found']}"
         )
+
+
+def _with_second(found: dict[str, Any], target: Any, options: list[str]) -> dict[str, Any]:
+    """The answer with the second repository's checks; one that gives none is a check that failed."""
+    try:
+        checks = stream(target, options, "second")["checks"]
+    except (UserError, CheckFailed) as error:
+        checks = [{"name": "answers", "ok": False, "found": str(error), "remedy": "run `make up`"}]
+    named = [{**check, "name": f"second repository: {check['name']}"} for check in checks]
+    return {"ok": found["ok"] and all(check["ok"] for check in checks), "checks": [*found["checks"], *named]}
 
 
 @backup_group.command("point")
@@ -136,18 +161,19 @@ def backup_new_repository(context: Context, /, confirm: str | None) -> None:
 @click.option(
     "--html", "page", type=click.Path(path_type=Path), help="Only write the page with the history of all drills there."
 )
+@on_repository
 @pass_context
-def drill_command(context: Context, /, switch: bool, page: Path | None) -> None:
+def drill_command(context: Context, /, switch: bool, page: Path | None, repository: str) -> None:
     """Restore the newest backup beside production, to just after a marker, and prove that it is the same; exit code 1 if not."""
     target = context.target()
     if page is not None:
-        result = target.run("backup", ["python", "-m", "orcheo_db.backup", "report", "--html"])
+        result = target.run(service_of(target, repository), ["python", "-m", "orcheo_db.backup", "report", "--html"])
         if result.code != 0:
             raise CheckFailed(result.stderr.strip().splitlines()[-1])
         page.write_text(result.stdout, encoding="utf-8")
         context.print({"page": str(page)}, f"{page} is written.")
         return
-    done = stream(target, ["drill", *(["--switch"] if switch else [])])
+    done = stream(target, ["drill", *(["--switch"] if switch else [])], repository)
     record = done["record"]
     context.print(record, done["report"])
     if record["result"] != "pass":
@@ -165,17 +191,32 @@ def drill_command(context: Context, /, switch: bool, page: Path | None) -> None:
 )
 @click.option("--swap", is_flag=True, help="Then let PostgreSQL run on it; the former volume is kept.")
 @click.option("--confirm", metavar="PROJECT", help="The project's name, to confirm --swap and --use.")
+@click.option(
+    "--remove",
+    "unwanted",
+    metavar="VOLUME",
+    help="Restore nothing: remove this volume of an earlier restore; --confirm names it again.",
+)
 @click.option("--use", metavar="VOLUME", help="Restore nothing: put this volume in place (to go back, for example).")
+@on_repository
 @click.option("--table", metavar="NAME", help="Copy this table's rows out into --out (CSV); nothing else stays.")
 @click.option("--where", metavar="CONDITION", help="Only these rows of --table.")
 @click.option("--out", "file", type=click.Path(path_type=Path), help="The file for --table.")
 @pass_context
 def restore_command(  # noqa: PLR0913, PLR0917 - click passes each option by its name
     context: Context, /, time: str | None, to_lsn: str | None, to_name: str | None, timeline: int | None, swap: bool, confirm: str | None, use: str | None,
-    table: str | None, where: str | None, file: Path | None,
+    table: str | None, where: str | None, file: Path | None, repository: str, unwanted: str | None,
 ) -> None:  # fmt: skip
     """Restore the newest state, or an earlier one, into a new volume beside the running one."""
     target = context.target()
+    if unwanted is not None:
+        if confirm != unwanted:
+            raise UserError(
+                f"volume {unwanted} and the cluster in it would be removed for ever: confirm with --confirm {unwanted}"
+            )
+        done = restoring.remove(target, unwanted)
+        context.print(done, f"Volume {unwanted} is removed.")
+        return
     if (swap or use) and confirm not in ("yes", target.project):
         what = use or "the restored one"
         raise UserError(
@@ -183,7 +224,9 @@ def restore_command(  # noqa: PLR0913, PLR0917 - click passes each option by its
         )
     if use is not None:
         done = restoring.put_in_place(target, use)
-        context.print(done, f"PostgreSQL runs on {done['in_place']}; {done['kept']} is kept.")
+        context.print(
+            done, f"PostgreSQL runs on {done['in_place']}" + (f"; {done['kept']} is kept." if done["kept"] else ".")
+        )
         return
     if swap and table:
         raise UserError(
@@ -198,7 +241,7 @@ def restore_command(  # noqa: PLR0913, PLR0917 - click passes each option by its
         "--where": where,
     }
     options = [f"{name}={value}" for name, value in given.items() if value is not None]
-    done = restoring.restore(target, options, swap=swap, table=table, out=file)
+    done = restoring.restore(target, options, swap=swap, table=table, out=file, repository=repository)
     context.print(done, None)
     if context.as_json:
         return
@@ -208,9 +251,11 @@ def restore_command(  # noqa: PLR0913, PLR0917 - click passes each option by its
     if table:
         say(f"{done['rows_extracted']} rows of {table} are in {done['out']}.")
     elif swap:
-        say(
-            f"PostgreSQL runs on {done['in_place']}; {done['kept']} is kept (to go back: orcheo-db restore --use {done['kept']} --confirm {target.project})."
+        kept = done["kept"]
+        back = (
+            f"; {kept} is kept (to go back: orcheo-db restore --use {kept} --confirm {target.project})" if kept else ""
         )
+        say(f"PostgreSQL runs on {done['in_place']}{back}.")
     else:
         say(
             f"It is in volume {done['volume']}, beside the running one. To put it in place: orcheo-db restore --use {done['volume']} --confirm {target.project}"

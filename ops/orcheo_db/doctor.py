@@ -66,6 +66,8 @@ def diagnose(target: ComposeTarget) -> list[Check]:
         )
     if target.with_backup:
         checks.append(_guard("backups", _backups, target))
+    if target.with_second:
+        checks.append(_guard("second repository", _second, target))
     if target.with_app:
         checks += [_guard(name, check, target) for name, check in app_checks()]
     return checks
@@ -123,6 +125,13 @@ def _backups(name: str, target: ComposeTarget) -> Check:
         f"{len(found['backups'])}, the newest of {newest['stop'][:16]}; {proven}",
         "see `orcheo-db backup check` and `make drill`",
     )
+
+
+def _second(name: str, target: ComposeTarget) -> Check:
+    found = ask(target, "check", repository="second")
+    failed = [f"{check['name']}: {check['found']}" for check in found["checks"] if not check["ok"]]
+    said = "; ".join(failed) or "; ".join(f"{check['name']}: {check['found']}" for check in found["checks"][:2])
+    return Check(name, found["ok"], said, "see ops/runbooks/second-repository.md; local backups go on")
 
 
 def _services(name: str, target: ComposeTarget) -> Check:
@@ -221,14 +230,19 @@ def _checksums(name: str, target: ComposeTarget, connection: psycopg.Connection[
 
 
 def _disk(name: str, target: ComposeTarget, connection: psycopg.Connection[Any]) -> Check:
+    """Room for data, and for the WAL that may wait while the archive is away: a full volume stops PostgreSQL."""
     del connection
     text = target.run("postgres", ["df", "--output=size,avail", "-B1", target.pgdata]).stdout.split()
     total, free = int(text[-2]), int(text[-1])
+    queue = target.spec.backup.wal_queue_max if target.with_backup else 0
+    found = f"{free / 2**30:.1f} GB of {total / 2**30:.1f} GB free"
+    if free <= queue:
+        found += f", and up to {queue / 2**30:.1f} GB of WAL may wait for the archive"
     return Check(
         name,
-        free > total * FREE_SHARE,
-        f"{free / 2**30:.1f} GB of {total / 2**30:.1f} GB free",
-        "free space or enlarge the volume",
+        free > total * FREE_SHARE and free > queue,
+        found,
+        "free space or enlarge the volume" if free > queue else "lower [backup] wal_queue_max, or enlarge the volume",
     )
 
 

@@ -17,7 +17,7 @@ from orcheo_db.errors import CheckFailed, UserError, refused
 from orcheo_db.host import compose_command, ensure_docker
 from orcheo_db.images import LABEL, ensure_images
 from orcheo_db.lifecycle_steps import HEALTHY_SECONDS, last_line, start
-from orcheo_db.preflight import check_arithmetic, check_memory, check_ports, check_secrets, check_storage
+from orcheo_db.preflight import check_arithmetic, check_memory, check_ports, check_second, check_secrets, check_storage
 from orcheo_db.secrets import Store, write_private
 from orcheo_db.targets import mounts
 from orcheo_db.targets.compose import ComposeTarget
@@ -62,10 +62,12 @@ def up(
     install_docker: bool = True,
     new_secrets: bool = False,
     choices: dict[str, str] | None = None,
+    force_init: bool = False,
 ) -> Outcome:
     """Bring the installation up; does nothing where everything is as wanted.
 
     Args:
+        force_init: run the init job whatever it did before: the data may be older than that.
         choices: what was chosen against the spec, to be remembered as soon as nothing speaks against it any more: also a start
             that fails later, or is killed, is gone on with by a plain `up`.
 
@@ -78,6 +80,7 @@ def up(
     target.check()
     check_arithmetic(target)
     check_storage(target)
+    check_second(target)
     check_memory(target)
     with _timed(outcome, "host"):
         outcome.changed += ensure_docker(install=install_docker)
@@ -96,7 +99,7 @@ def up(
                 start(target, "postgres", HEALTHY_SECONDS)
                 backup_lifecycle.launch(target)
         with _timed(outcome, "init"):
-            outcome.init = init(target, force=adopt)
+            outcome.init = init(target, force=adopt or force_init)
         if adopt:  # the permission to adopt was for this start alone: the next one is an ordinary one again
             (target.store.path / PENDING_ADOPTION).unlink(missing_ok=True)
             write_environment(target)
@@ -119,6 +122,19 @@ def up(
             outcome.changed += backup_lifecycle.settle(target, new_secrets=adopt)
         outcome.changed += difference(before, snapshot(target))
     return outcome
+
+
+def make_ready(target: ComposeTarget) -> None:
+    """Docker, images and the services' files, so that a container of theirs can run; nothing is started.
+
+    Raises:
+        UserError: a prerequisite is missing.
+    """
+    target.check()
+    ensure_docker(install=True)
+    with exclusive(target.store):
+        ensure_images(target.spec, target.root, target.store.path / "logs", target.image_names)
+        prepare(target, Outcome(), new_secrets=False)
 
 
 def prepare(target: ComposeTarget, outcome: Outcome, *, new_secrets: bool) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import docker
 
 from orcheo_db.errors import UserError
+from orcheo_db.targets import backup
 from orcheo_db.targets.app import POSTGRES_ONLY
 from orcheo_db.targets.compose import ComposeTarget
 from orcheo_db.tuning import app_limits, pool_arithmetic
@@ -93,6 +94,12 @@ def check_storage(target: ComposeTarget) -> None:
             f"app.storage = 'sqlite' needs a bridge release (orcheo 0.16 to 0.34), and [versions] has {release}, which knows PostgreSQL alone:"
             " see ops/runbooks/configuration-rollback.md"
         )
+
+
+def check_second(target: ComposeTarget) -> None:
+    """The second repository's credentials, before anything is made that would lack them."""
+    if target.with_second:
+        backup.check_second(target)
 
 
 def check_secrets(target: ComposeTarget, *, new_secrets: bool) -> None:

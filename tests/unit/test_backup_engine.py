@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orcheo_db.backup import engine, restore
+from orcheo_db.backup import archive, engine, restore
 from orcheo_db.backup.config import Config
 from orcheo_db.backup.engine import Backup, Info
 from orcheo_db.backup.scratch import Target
@@ -44,7 +44,7 @@ def test_errors_are_one_line() -> None:
 
 def test_the_newest_segment_is_the_one_that_came_last(tmp_path: Path) -> None:
     found = config(tmp_path)
-    assert engine.newest_archived(found) is None
+    assert archive.newest_archived(found) is None
     times: list[Path] = []
     for name in ("0000000100000000/00000001000000000000000A", "0000000200000000/000000020000000000000009"):
         file = found.archive / "17-1" / f"{name}-{'a' * 40}.zst"
@@ -55,15 +55,15 @@ def test_the_newest_segment_is_the_one_that_came_last(tmp_path: Path) -> None:
     (
         found.archive / "17-1" / "0000000200000000" / f"00000002000000000000000B-{'a' * 40}.zst.pgbackrest.tmp"
     ).touch()  # unfinished
-    newest = engine.newest_archived(found)
+    newest = archive.newest_archived(found)
     assert newest is not None and newest[0] == "000000020000000000000009"
     os.utime(times[0], (2000, 2000))  # production is back on the volume from before the restore
-    newest = engine.newest_archived(found)
+    newest = archive.newest_archived(found)
     assert newest is not None and newest[0] == "00000001000000000000000A"
-    newest = engine.newest_archived(found, 2)
-    assert newest is not None and newest[0] == "000000020000000000000009" and engine.newest_archived(found, 3) is None
-    assert engine.archived(found, "00000001000000000000000A") is not None
-    assert engine.archived(found, "00000001000000000000000B") is None
+    newest = archive.newest_archived(found, 2)
+    assert newest is not None and newest[0] == "000000020000000000000009" and archive.newest_archived(found, 3) is None
+    assert archive.archived(found, "00000001000000000000000A") is not None
+    assert archive.archived(found, "00000001000000000000000B") is None
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     info = Info(0, "ok", (backup(1, lsn="0/3000028"), backup(3, lsn="0/9000028")), (("0" * 24, "0" * 24),), "1")
     monkeypatch.setattr(engine.PgBackRest, "info", lambda _self: info)
     monkeypatch.setattr(
-        engine, "newest_archived", lambda _config, _timeline: ("00000001000000000000000B", START + timedelta(hours=4))
+        archive, "newest_archived", lambda _config, _timeline: ("00000001000000000000000B", START + timedelta(hours=4))
     )
     monkeypatch.setattr(
         restore,
@@ -149,8 +149,8 @@ def test_only_backups_that_lead_to_the_timeline(repository: Config, monkeypatch:
         1: ("00000001000000000000000B", START + timedelta(hours=4)),
         2: ("000000020000000000000006", START + timedelta(hours=6)),
     }
-    monkeypatch.setattr(engine, "newest_archived", lambda _config, timeline: ends.get(timeline or 2))
-    monkeypatch.setattr(engine, "lineage", lambda _config, timeline: {1: 0x5000000} if timeline == 2 else {})
+    monkeypatch.setattr(archive, "newest_archived", lambda _config, timeline: ends.get(timeline or 2))
+    monkeypatch.setattr(archive, "lineage", lambda _config, timeline: {1: 0x5000000} if timeline == 2 else {})
     between = "2026-11-23 13:30:00+00:00"
     found = Target(time=between)
     assert restore.check_target(repository, found).label == "b1" and "--target-timeline=2" in found.options()
@@ -174,5 +174,5 @@ def test_a_missing_segment_is_a_gap(tmp_path: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     gap = ("000000010000000100000000", "000000010000000100000002")
-    assert engine.gaps(found, None) == [gap] == engine.gaps(found, "0000000100000000000000FF")
-    assert engine.gaps(found, "000000010000000100000002") == []
+    assert archive.gaps(found, None) == [gap] == archive.gaps(found, "0000000100000000000000FF")
+    assert archive.gaps(found, "000000010000000100000002") == []

@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--archiver", action="store_true", help="also ask PostgreSQL whether WAL is on its way")
     run = commands.add_parser("run")
     run.add_argument("--type", choices=("full", "differential", "incremental", "logical"), default="incremental")
+    run.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="for a job that runs")
     drill = commands.add_parser("drill")
     drill.add_argument("--switch", action="store_true", help="end the WAL segment now; RPO is then not measured")
     check = commands.add_parser("check")
@@ -74,6 +75,11 @@ def _restore(config: Config, options: argparse.Namespace) -> Any:
 
     target = restore.parse_target(options.to, options.to_lsn, options.to_name, options.timeline)
     if options.check:
+        if options.to and not config.remote:
+            try:
+                operations.end_segment(config)
+            except CheckFailed as error:  # it may be what is to be restored
+                say(f"the newest WAL can't be asked for: {error}")
         return {"backup": restore.check_target(config, target).document(), "target": str(target)}
     if options.where and not options.table:
         raise UserError("--where goes with --table")
@@ -98,7 +104,7 @@ def _answer(config: Config, options: argparse.Namespace) -> Any:
 
     others: dict[str, Callable[[], Any]] = {
         "prepare": lambda: jobs.prepare(config, say, set_aside=options.set_aside),
-        "run": lambda: jobs.run_now(config, options.type, say),
+        "run": lambda: jobs.run_now(config, options.type, say, wait_seconds=options.wait),
         "drill": lambda: jobs.drill_now(config, say, switch=options.switch),
         "report": lambda: jobs.page(config) if options.html else jobs.text(config),
         "metrics": jobs.rendered,

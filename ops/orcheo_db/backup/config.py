@@ -13,6 +13,7 @@ from orcheo_db.errors import UserError
 CONF = Path("/etc/orcheo-db")
 SECRETS = Path("/run/orcheo-db/secrets")
 REPOSITORY = Path("/var/lib/orcheo-backup")
+FIRST = Path("/var/lib/orcheo-first")  # the first repository, read-only, in the `second` service
 SCRATCH = Path("/var/lib/orcheo-scratch")
 ROLE = "orcheo_backup"
 UNFINISHED = ".unfinished"  # of a logical copy that isn't proven yet
@@ -35,8 +36,10 @@ class Config:
     memory: int
     conf: Path = field(default=CONF)
     secrets: Path = field(default=SECRETS)
-    repository: Path = field(default=REPOSITORY)
+    repository: Path = field(default=REPOSITORY)  # a second repository's is elsewhere: then state and evidence alone
     scratch: Path = field(default=SCRATCH)
+    remote: bool = False  # the repository is a bucket: this is the `second` service
+    place: str = ""  # which one: another bucket begins with a state and an evidence of its own
 
     @property
     def evidence(self) -> Path:
@@ -72,6 +75,7 @@ def load(conf: Path = CONF) -> Config:
     file = Path(os.environ.get("ORCHEO_DB_BACKUP_CONFIG", conf / "backup.json"))
     try:
         told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return Config(**{**told, "extensions": tuple(told["extensions"])})
+        paths = {"repository": REPOSITORY / told["place"], "extensions": tuple(told["extensions"])}
+        return Config(**(told | paths))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file} can't be used ({error}): run `make up`, which writes it") from None

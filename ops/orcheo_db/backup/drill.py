@@ -20,7 +20,7 @@ from typing import Any
 
 import psycopg
 
-from orcheo_db.backup import digest, engine, evidence, moment
+from orcheo_db.backup import archive, digest, evidence, moment
 from orcheo_db.backup.config import Config
 from orcheo_db.backup.engine import Backup, PgBackRest
 from orcheo_db.backup.operations import Heard, connect, wait_archived
@@ -164,8 +164,8 @@ def _drill(drill: Drill, *, switch: bool) -> None:
 
 def _newest(drill: Drill, timeline: int) -> Backup:
     """The newest backup that leads to production's timeline; with the WAL after it, it is what a restore would start from."""
-    lineage = engine.lineage(drill.config, timeline)
-    found = [b for b in PgBackRest(drill.config).info().backups if engine.on_timeline(b, timeline, lineage)]
+    lineage = archive.lineage(drill.config, timeline)
+    found = [b for b in PgBackRest(drill.config).info().backups if archive.on_timeline(b, timeline, lineage)]
     if not found:
         raise CheckFailed("there is no backup to restore: run `orcheo-db backup run --type full`")
     backup = found[-1]

@@ -10,14 +10,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from orcheo_db.backup.config import Config
 from orcheo_db.errors import CheckFailed, UserError
 
 TYPES = {"full": "full", "differential": "diff", "incremental": "incr"}
-WAL = re.compile(r"([0-9A-F]{24})-[0-9a-f]{40}(?:\.(?:zst|lz4|gz|bz2))?")
 _HEAD = re.compile(r"^(?:\d{4}-\d\d-\d\d [\d:.]+ )?(?:P\d+\s+)?(?:INFO|WARN|ERROR|DETAIL):\s*")
 LOCKED = 50  # pgBackRest's LockAcquireError: another one of its processes works on the stanza
 
@@ -55,18 +53,46 @@ class Info:
 
 
 class PgBackRest:
-    """pgBackRest with the service's configuration, or with that for a cluster of its own in this container (`local`)."""
+    """pgBackRest with the service's configuration, with that for a cluster of its own in this container (`local`), or as the `second`
+    service reads the first repository (`first`).
+    """
 
-    def __init__(self, config: Config, *, local: bool = False) -> None:
+    def __init__(self, config: Config, *, local: bool = False, first: bool = False) -> None:
         self.config = config
-        self.file = config.conf / ("pgbackrest-restore.conf" if local else "pgbackrest.conf")
+        name = "pgbackrest-relay.conf" if first else "pgbackrest-restore.conf" if local else "pgbackrest.conf"
+        self.file = config.conf / name
+        self.secrets = config.secrets / "relay" if first else config.secrets
 
     def environment(self) -> dict[str, str]:
         return {
             **os.environ,
             "PGBACKREST_CONFIG": str(self.file),
-            "PGBACKREST_CONFIG_INCLUDE_PATH": str(self.config.secrets),
+            "PGBACKREST_CONFIG_INCLUDE_PATH": str(self.secrets),
         }
+
+    def get(self, path: str, *, raw: bool = False) -> bytes:
+        """A file of the repository, decrypted (not with `raw`) and as compressed as it is.
+
+        Raises:
+            CheckFailed: it isn't there, or can't be read.
+        """
+        return self._transfer(["repo-get", *(["--raw"] if raw else []), path])
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write a file of ours into the repository, as it is.
+
+        Raises:
+            CheckFailed: it can't be written.
+        """
+        self._transfer(["repo-put", "--raw", path], content)
+
+    def _transfer(self, words: Sequence[str], given: bytes = b"") -> bytes:
+        argv = ["pgbackrest", f"--stanza={self.config.stanza}", "--log-level-console=off", "--log-level-stderr=warn"]
+        done = subprocess.run([*argv, *words], env=self.environment(), input=given, capture_output=True)
+        if done.returncode != 0:
+            lines = done.stderr.decode(errors="replace").splitlines()
+            raise EngineError(done.returncode, f"pgbackrest {words[0]}: {reason(lines)}")
+        return done.stdout
 
     def run(
         self, command: str, *options: str, heard: Callable[[str], None] | None = None, prefix: Sequence[str] = ()
@@ -195,86 +221,6 @@ def _time(seconds: int) -> datetime:
     return datetime.fromtimestamp(seconds, tz=UTC)
 
 
-def archived(config: Config, segment: str) -> datetime | None:
-    """When a WAL segment arrived in the archive; None if it has not."""
-    for history in _histories(config):
-        directory = history / segment[:16]
-        for file in directory.glob(f"{segment}-*") if directory.is_dir() else ():
-            if WAL.fullmatch(file.name):
-                return datetime.fromtimestamp(file.stat().st_mtime, tz=UTC)
-    return None
-
-
-def newest_archived(config: Config, timeline: int | None = None) -> tuple[str, datetime] | None:
-    """The last segment of a timeline in the archive and when it came; None where there is none.
-
-    Args:
-        timeline: default: the one whose last segment came last. That isn't always the highest: production may be back on the
-            volume from before a restore.
-    """
-    last: dict[int, tuple[str, Path]] = {}
-    for history in _histories(config):
-        for directory in sorted(entry for entry in history.iterdir() if re.fullmatch(r"[0-9A-F]{16}", entry.name)):
-            names = [(m[1], file) for file in directory.iterdir() if (m := WAL.fullmatch(file.name))]
-            if names:
-                last[int(directory.name[:8], 16)] = max(names)
-    found = [last[timeline]] if timeline in last else list(last.values()) if timeline is None else []
-    if not found:
-        return None
-    at, segment = max((file.stat().st_mtime, segment) for segment, file in found)
-    return segment, datetime.fromtimestamp(at, tz=UTC)
-
-
-def gaps(config: Config, oldest: str | None) -> list[tuple[str, str]]:
-    """Pairs of segments of one timeline between which at least one is missing, from segment `oldest` on (16 MB segments)."""
-    found = []
-    for home in _histories(config):
-        before: str | None = None
-        for directory in sorted(entry for entry in home.iterdir() if re.fullmatch(r"[0-9A-F]{16}", entry.name)):
-            for name in sorted(m[1] for file in directory.iterdir() if (m := WAL.fullmatch(file.name))):
-                if oldest is not None and name[8:] < oldest[8:]:
-                    continue
-                if before is not None and before[:8] == name[:8] and _number(name) != _number(before) + 1:
-                    found.append((before, name))
-                before = name
-    return found
-
-
-def _number(segment: str) -> int:
-    """A segment's place in the WAL, counted in segments."""
-    return (int(segment[8:16], 16) << 8) + int(segment[16:24], 16)
-
-
-def history(config: Config, timeline: int) -> str | None:
-    """The .history file of a timeline in the archive (26.3.6 of PostgreSQL's manual); None where it hasn't one."""
-    directory = _histories(config)[-1:]
-    if not directory or not (directory[0] / f"{timeline:08X}.history").is_file():
-        return None
-    return PgBackRest(config, local=True).run(
-        "repo-get", f"archive/{config.stanza}/{directory[0].name}/{timeline:08X}.history"
-    )
-
-
-def lineage(config: Config, timeline: int) -> dict[int, int]:
-    """The timelines that `timeline` came from, each with the position where it was left.
-
-    Raises:
-        CheckFailed: the archive hasn't its .history file.
-    """
-    if timeline == 1:
-        return {}
-    text = history(config, timeline)
-    if text is None:
-        raise CheckFailed(
-            f"the archive has WAL of timeline {timeline} and not its {timeline:08X}.history: it may be on its way"
-        )
-    found = {}
-    for line in text.splitlines():
-        if match := re.match(r"\s*(\d+)\s+([0-9A-F]+)/([0-9A-F]+)", line):
-            found[int(match[1])] = (int(match[2], 16) << 32) + int(match[3], 16)
-    return found
-
-
 def parse_lsn(text: str) -> int:
     """A position in the WAL, such as 0/1A2B3C4D.
 
@@ -288,15 +234,3 @@ def parse_lsn(text: str) -> int:
         return (int(high, 16) << 32) + int(low, 16)
     except ValueError:
         raise UserError(f"--to-lsn {text!r} is no position in the WAL: expected for example 0/1A2B3C4D") from None
-
-
-def on_timeline(backup: Backup, timeline: int, lineage: dict[int, int]) -> bool:
-    """Whether recovery from `backup` can follow `timeline`: it is on it, or on an earlier one before that was left."""
-    own = int(backup.start_wal[:8], 16)
-    return own == timeline or (own in lineage and parse_lsn(backup.stop_lsn) <= lineage[own])
-
-
-def _histories(config: Config) -> list[Path]:
-    if not config.archive.is_dir():
-        return []
-    return sorted(entry for entry in config.archive.iterdir() if re.fullmatch(r"\d+-\d+", entry.name))

@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 
-from orcheo_db.backup import engine, evidence
+from orcheo_db.backup import archive, evidence, relay
 from orcheo_db.backup.config import Config
 from orcheo_db.backup.engine import TYPES, Backup, Info, PgBackRest
 from orcheo_db.backup.logical import DUMP, sha256
@@ -22,6 +22,9 @@ from orcheo_db.backup.running import utc
 from orcheo_db.errors import CheckFailed, UserError
 
 FREE_SHARE = 0.10  # of the repository's volume: below, the next full backup may not fit
+RELAY_LATE = 300.0  # seconds that a segment may wait for the bucket: several tries
+RELAY_SILENT = 300.0  # seconds between two notes of the relay: far beyond what four segments take on a slow line
+RELAY_REMEDY = "local backups go on; see ops/runbooks/second-repository.md"
 ROUND_TRIP = 30  # seconds for a segment pushed by the check: on a well archive it takes less than one
 
 
@@ -40,6 +43,24 @@ def check(config: Config, heard: Heard, *, deep: bool = False) -> dict[str, Any]
     info = _guarded(note, "repository readable", pgbackrest.info)
     if isinstance(info, Info):
         _check_backups(config, info, note)
+    if config.remote:
+        _guarded(note, "WAL relayed", lambda: _check_relay(config, note))
+    else:
+        _check_first(config, pgbackrest, heard, note)
+    _check_jobs(config, note)
+    _check_evidence(config, note)
+    if deep or not config.remote:  # it lists the archive: of a bucket, thousands of names
+        _guarded(note, "no gap in the archive", lambda: _check_gaps(config, info, note))
+    if deep:
+        heard("reading the whole repository")
+        _guarded(note, "every file of the repository", lambda: _verify(pgbackrest, note))
+        if not config.remote:
+            _guarded(note, "logical copies", lambda: _verify_copies(config, note))
+    return {"ok": all(entry["ok"] for entry in checks), "checks": checks}
+
+
+def _check_first(config: Config, pgbackrest: PgBackRest, heard: Heard, note: Callable[..., None]) -> None:
+    """What only a repository beside the database has: archiving, room."""
     _guarded(note, "WAL arriving", lambda: _check_archiving(config, note))
     heard("pushing a WAL segment and waiting for it")
     if (
@@ -47,15 +68,23 @@ def check(config: Config, heard: Heard, *, deep: bool = False) -> dict[str, Any]
         is not None
     ):
         note("archive round trip", True, "a segment pushed just now is there")
-    _guarded(note, "no gap in the archive", lambda: _check_gaps(config, info, note))
     _check_room(config, note)
-    _check_jobs(config, note)
-    _check_evidence(config, note)
-    if deep:
-        heard("reading the whole repository")
-        _guarded(note, "every file of the repository", lambda: _verify(pgbackrest, note))
-        _guarded(note, "logical copies", lambda: _verify_copies(config, note))
-    return {"ok": all(entry["ok"] for entry in checks), "checks": checks}
+
+
+def _check_relay(config: Config, note: Callable[..., None]) -> None:
+    found, now = relay.read(config), time.time()
+    if found is None:
+        note("WAL relayed", False, "the relay has not looked yet", RELAY_REMEDY)
+        return
+    late = found.waiting_since is not None and now - found.waiting_since > RELAY_LATE
+    silent = now - found.at > RELAY_SILENT
+    words = f"{found.waiting} segments wait" + (
+        f", the oldest since {utc(found.waiting_since)}" if found.waiting_since is not None else ""
+    )
+    words += f"; the last was {found.last}" if found.last else ""
+    if silent:
+        words = f"the relay has not looked since {utc(found.at)}"
+    note("WAL relayed", not (found.said or late or silent), found.said or words, RELAY_REMEDY)
 
 
 def _guarded(note: Callable[..., None], name: str, action: Callable[[], Any]) -> Any:
@@ -89,7 +118,7 @@ def longest_gap(config: Config) -> float:
     """Seconds between backups that the schedule allows at most, and one more of them for a run that was missed."""
     now = time.time()
     gaps = []
-    for kind in TYPES:
+    for kind in (name for name in TYPES if name in config.schedule):
         first = following(config.schedule[kind], now)
         gaps.append(following(config.schedule[kind], first) - first)
     return 2 * min(gaps) + 3600
@@ -105,7 +134,7 @@ def _check_gaps(config: Config, info: Info | None, note: Callable[..., None]) ->
     is said and is over: only the moments in it are lost.
     """
     backups = info.backups if info else ()
-    gaps = engine.gaps(config, min((b.start_wal for b in backups), default=None, key=lambda name: name[8:]))
+    gaps = archive.gaps(config, min((b.start_wal for b in backups), default=None, key=lambda name: name[8:]))
     full = max((b.start_wal[8:] for b in backups if b.type == "full"), default="")
     open_ = [gap for gap in gaps if gap[1][8:] > full]
     words = [

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import urllib.request
 from typing import Any
 
-from orcheo_db.backup import drill, evidence, logical, metrics, operations, report
+from orcheo_db.backup import drill, evidence, logical, metrics, operations, relay, report
 from orcheo_db.backup.config import Config
 from orcheo_db.backup.engine import TYPES, PgBackRest
 from orcheo_db.backup.operations import Heard
@@ -28,6 +29,8 @@ def runner(config: Config, heard: Heard, *, switch: bool = False) -> Runner:
     def run(job: str) -> JobResult:
         if job in TYPES:
             made = operations.run(config, job, heard)
+            if config.remote:
+                made["offloaded"] = operations.offload(config)
             return JobResult(True, f"{made['label']}, {made['stored']} bytes stored in {made['seconds']} s", made)
         if job == "logical":
             copy = logical.run(config, heard)
@@ -47,6 +50,8 @@ def runner(config: Config, heard: Heard, *, switch: bool = False) -> Runner:
         words = f"RTO {record['rto_seconds']} s, RPO {record['rpo_seconds']} s" if passed else str(record["failure"])
         try:
             evidence.prune(config.evidence, config.evidence_days, time.time(), config.signing_key())
+            if config.remote:
+                operations.offload(config)
         except CheckFailed as error:  # the drill is one thing, the history another: both are said
             passed, words = False, f"{words}; the evidence: {error}"
         return JobResult(passed, words, record)
@@ -79,13 +84,13 @@ def prepare(config: Config, heard: Heard, *, set_aside: bool = False) -> dict[st
     return {"done": done}
 
 
-def run_now(config: Config, kind: str, heard: Heard) -> dict[str, Any]:
-    """A person's backup.
+def run_now(config: Config, kind: str, heard: Heard, *, wait_seconds: float = 0.0) -> dict[str, Any]:
+    """A person's backup; a job that runs is waited for.
 
     Raises:
         UserError: another job runs. CheckFailed: it failed.
     """
-    result = run_recorded(config.repository, kind, runner(config, heard))
+    result = run_recorded(config.repository, kind, runner(config, heard), wait_seconds=wait_seconds)
     if not result.ok:
         raise CheckFailed(result.message)
     return result.details
@@ -146,7 +151,9 @@ def rendered() -> str:
 
 def serve(config: Config, say: Heard) -> None:
     """The service: what a killed drill left is removed, then the schedule goes on until SIGTERM."""
-    config.evidence.mkdir(mode=0o700, exist_ok=True)
+    config.repository.mkdir(mode=0o700, exist_ok=True)
+    for directory in (config.evidence, config.state):
+        directory.mkdir(mode=0o700, exist_ok=True)
     for name in clear(config):
         say(f"removed what a killed drill left: {name}")
     stop, pulse = Stop(), Pulse()
@@ -159,5 +166,8 @@ def serve(config: Config, say: Heard) -> None:
     server = metrics.serve(ADDRESS, PORT, _pages(config, pulse))
     loop = Loop(runner(config, heard), config.repository, config.conf / "backup.json", stop=stop, pulse=pulse, say=say)
     stop.install()
+    if config.remote:
+        relaying = threading.Thread(target=relay.Relay(config, say).forever, args=(stop,), name="relay", daemon=True)
+        relaying.start()
     loop.forever()
     server.shutdown()

@@ -15,15 +15,19 @@ from typing import Any
 
 import psycopg
 
-from orcheo_db.backup import engine, evidence
-from orcheo_db.backup.config import UNFINISHED, Config
+from orcheo_db.backup import archive, engine, evidence
+from orcheo_db.backup.config import FIRST, UNFINISHED, Config
 from orcheo_db.backup.engine import TYPES, EngineError, PgBackRest
+from orcheo_db.backup.running import exclusive
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.secrets import write_private
 
 Heard = Callable[[str], None]
 LATE = 2.0  # times the archive_timeout: later than that WAL isn't merely waiting for its segment to end
 UNREADABLE = 99  # `info`'s status "other": it is there and can't be read; its message says why
+POINTS = "points.json"  # in the state directory
+OFFLOADED = "orcheo-db"  # the bucket's directory for what is not pgBackRest's
+STANZA_SECONDS = 60.0  # pgBackRest makes one within seconds, from a bucket a continent away too
 POINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")  # PostgreSQL takes 63 bytes for a restore point's name
 
 
@@ -47,8 +51,17 @@ def make_stanza(config: Config, heard: Heard) -> list[str]:
     """
     for directory in (config.evidence, config.state):
         directory.mkdir(mode=0o700, exist_ok=True)
+    with exclusive(
+        config.state / "stanza.lock", STANZA_SECONDS, "making the stanza"
+    ):  # the relay and a job may come at once
+        return _make_stanza(config, heard)
+
+
+def _make_stanza(config: Config, heard: Heard) -> list[str]:
     pgbackrest = PgBackRest(config)
     found = pgbackrest.info()
+    if found.code == UNREADABLE and config.remote:
+        raise UserError(f"the bucket can't be read: {found.message}")
     if found.code == UNREADABLE:
         raise UserError(
             f"the backup repository can't be read ({found.message}): put backup/cipher.key back from your copy of the state directory; if it is lost, so are"
@@ -64,7 +77,8 @@ def make_stanza(config: Config, heard: Heard) -> list[str]:
         return []
     heard("making the stanza")
     pgbackrest.run("stanza-create")
-    pgbackrest.run("check")
+    if not config.remote:  # a bucket's WAL comes by the relay, which waits for this
+        pgbackrest.run("check")
     return ["backup repository made"]
 
 
@@ -121,13 +135,13 @@ def run(config: Config, kind: str, heard: Heard) -> dict[str, Any]:
 def listing(config: Config) -> dict[str, Any]:
     """What can be restored, from when to when, the sizes, the last drill."""
     found = PgBackRest(config).info()
-    newest = engine.newest_archived(config)
+    newest = archive.newest_archived(config)
     drills = evidence.load_all(config.evidence) if config.evidence.is_dir() else []
     first = None
     if newest and found.backups:
         timeline = int(newest[0][:8], 16)
-        lineage = engine.lineage(config, timeline)
-        first = next((b.stop for b in found.backups if engine.on_timeline(b, timeline, lineage)), None)
+        lineage = archive.lineage(config, timeline)
+        first = next((b.stop for b in found.backups if archive.on_timeline(b, timeline, lineage)), None)
     return {
         "status": found.message,
         "backups": [backup.document() for backup in found.backups],
@@ -137,8 +151,8 @@ def listing(config: Config) -> dict[str, Any]:
         else None,
         "points": points(config),
         "logical": logical_copies(config),
-        "repository_bytes": _used(config.repository),
-        "free_bytes": shutil.disk_usage(config.repository).free,
+        "repository_bytes": None if config.remote else _used(config.repository),
+        "free_bytes": None if config.remote else shutil.disk_usage(config.repository).free,
         "last_drill": _drill(drills),
     }
 
@@ -198,9 +212,22 @@ def point(config: Config, name: str) -> dict[str, Any]:
         at = datetime.now(UTC)
         connection.execute("SELECT pg_switch_wal()")
     entry = {"name": name, "lsn": row[0], "at": at.isoformat()}
-    _write(config.state / "points.json", [*known, entry])
+    _write(config.state / POINTS, [*known, entry])
     wait_archived(config, row[1], 60)
     return entry
+
+
+def end_segment(config: Config) -> None:
+    """Have everything up to now archived, with a commit after it: recovery to a moment only knows that it is there by a later commit.
+
+    Raises:
+        CheckFailed: production does not answer, or its WAL does not arrive.
+    """
+    with connect(config, "postgres") as connection:
+        connection.execute("SELECT pg_current_xact_id()")  # a transaction with a number: its commit is in the WAL
+        row = connection.execute("SELECT pg_walfile_name(pg_current_wal_insert_lsn()), pg_switch_wal()").fetchone()
+    assert row is not None
+    wait_archived(config, row[0], 60)
 
 
 def claim(config: Config, timeline: int, restored: str) -> dict[str, Any]:
@@ -213,7 +240,7 @@ def claim(config: Config, timeline: int, restored: str) -> dict[str, Any]:
     file = config.state / "timelines.json"
     known = json.loads(file.read_text()) if file.is_file() else {}
     owner = known.get(str(timeline))
-    if owner != restored and (owner is not None or engine.history(config, timeline) is not None):
+    if owner != restored and (owner is not None or archive.history(config, timeline) is not None):
         raise UserError(
             f"this volume would go on as timeline {timeline}, which another restore has begun since: restore again, that one gets a number of its own"
         )
@@ -224,7 +251,9 @@ def claim(config: Config, timeline: int, restored: str) -> dict[str, Any]:
 
 def points(config: Config) -> list[dict[str, str]]:
     """The named restore points that were set by `point`, oldest first."""
-    file = config.state / "points.json"
+    file = config.state / POINTS
+    if config.remote:
+        return _points_in_bucket(config)
     try:
         found: list[dict[str, str]] = json.loads(file.read_text())
     except FileNotFoundError:
@@ -232,6 +261,34 @@ def points(config: Config) -> list[dict[str, str]]:
     except ValueError:
         raise CheckFailed(f"{file} is damaged: restores by time and LSN still work; move it away to go on") from None
     return found
+
+
+def _points_in_bucket(config: Config) -> list[dict[str, str]]:
+    """As they were when a job of the second repository last ended: this may be all that is left of the machine."""
+    pgbackrest = PgBackRest(config, local=True)
+    if POINTS not in pgbackrest.run("repo-ls", OFFLOADED).splitlines():
+        return []
+    found: list[dict[str, str]] = json.loads(pgbackrest.get(f"{OFFLOADED}/{POINTS}", raw=True))
+    return found
+
+
+def offload(config: Config, first: Path = FIRST) -> int:
+    """Put the drills' evidence of both repositories and the restore points into the bucket, beside the backups; returns how many files.
+
+    Raises:
+        CheckFailed: the bucket does not take them.
+    """
+    pgbackrest, done = PgBackRest(config, local=True), 0
+    for name, directory in (("first", first / "evidence"), ("second", config.evidence)):
+        place = f"{OFFLOADED}/evidence-{name}"
+        there = set(pgbackrest.run("repo-ls", place).splitlines())
+        for file in sorted(directory.glob("*.json")) if directory.is_dir() else ():
+            if file.name not in there:
+                pgbackrest.put(f"{place}/{file.name}", file.read_bytes())
+                done += 1
+    if (found := first / "state" / POINTS).is_file():
+        pgbackrest.put(f"{OFFLOADED}/{POINTS}", found.read_bytes())
+    return done
 
 
 def _write(file: Path, content: Any) -> None:
@@ -247,12 +304,12 @@ def wait_archived(config: Config, segment: str, seconds: float) -> datetime:
         CheckFailed: it did not come in time, with what PostgreSQL says about archiving.
     """
     deadline = time.monotonic() + seconds
-    while (at := engine.archived(config, segment)) is None:
+    while (at := archive.archived(config, segment)) is None:
         if time.monotonic() > deadline:
             raise CheckFailed(
                 f"WAL segment {segment} did not reach the archive within {seconds:.0f} s: {archiver(config)['said']}"
             )
-        time.sleep(0.2)
+        time.sleep(2 if config.remote else 0.2)
     return at
 
 

@@ -7,7 +7,10 @@ service takes WAL: it has the archive's volume and not the backups'. The `backup
 
 from __future__ import annotations
 
+import hashlib
+
 from orcheo_db.spec import Spec, format_memory
+from orcheo_db.spec.models import SecondRepository
 from orcheo_db.tuning import STANZA
 from orcheo_db.tuning.fixed import BACKUP_SOCKETS, SECRETS
 
@@ -17,6 +20,7 @@ PORT = 8432  # pgBackRest's default for its TLS server
 REPOSITORY = "/var/lib/orcheo-backup"
 ROLE = "orcheo_backup"
 PARTIES = ("database", "archive", "backup", "restore")
+FIRST = "/var/lib/orcheo-first"  # where the `second` service sees the first repository, read-only
 
 
 def render(spec: Spec) -> dict[str, str]:
@@ -38,16 +42,8 @@ def render_pgbackrest(spec: Spec, party: str) -> str:
     Raises:
         ValueError: no such party.
     """
-    backup, major = spec.backup, spec.versions.postgresql
-    common = {
-        "lock-path": "/tmp/pgbackrest",  # noqa: S108 - the containers' own tmpfs
-        "log-level-console": "warn",  # the container's log; no files in a read-only container
-        "log-level-file": "off",
-        "log-level-stderr": "off",
-        "process-max": str(backup.processes),
-        "compress-type": "zst",
-        "compress-level": str(backup.compress_level),
-    }
+    backup = spec.backup
+    common = _common(spec)
     server = {
         "tls-server-address": "*",
         "tls-server-ca-file": f"{SECRETS}/ca.crt",
@@ -55,8 +51,7 @@ def render_pgbackrest(spec: Spec, party: str) -> str:
         "tls-server-key-file": f"{SECRETS}/pgbackrest.key",
     }
     repository = {"repo1-path": REPOSITORY, "repo1-cipher-type": "aes-256-cbc"}
-    cluster = {"pg1-path": f"/var/lib/postgresql/{major}/main", "pg1-socket-path": BACKUP_SOCKETS}
-    cluster |= {"pg1-user": ROLE, "pg1-database": "postgres"}
+    cluster = _cluster(spec)
     if party == "database":
         remote = _remote("repo1-host", "archive")
         spool = {"archive-async": "y", "spool-path": "/var/spool/pgbackrest"}
@@ -69,9 +64,35 @@ def render_pgbackrest(spec: Spec, party: str) -> str:
     if party != "backup":
         raise ValueError(f"no party {party!r}")
     kept = backup.retention
-    own = {
-        "repo1-retention-full": str(kept.full),
-        "repo1-retention-diff": str(kept.differential),
+    own = _backing_up(kept.full, kept.differential)
+    return _file(party, common | repository | own, _remote("pg1-host", "pgbackrest") | cluster)
+
+
+def _common(spec: Spec) -> dict[str, str]:
+    return {
+        "lock-path": "/tmp/pgbackrest",  # noqa: S108 - the containers' own tmpfs
+        "log-level-console": "warn",  # the container's log; no files in a read-only container
+        "log-level-file": "off",
+        "log-level-stderr": "off",
+        "process-max": str(spec.backup.processes),
+        "compress-type": "zst",
+        "compress-level": str(spec.backup.compress_level),
+    }
+
+
+def _cluster(spec: Spec) -> dict[str, str]:
+    return {
+        "pg1-path": f"/var/lib/postgresql/{spec.versions.postgresql}/main",
+        "pg1-socket-path": BACKUP_SOCKETS,
+        "pg1-user": ROLE,
+        "pg1-database": "postgres",
+    }
+
+
+def _backing_up(full: int, differential: int) -> dict[str, str]:
+    return {
+        "repo1-retention-full": str(full),
+        "repo1-retention-diff": str(differential),
         "repo1-bundle": "y",  # thousands of small relation files become a few objects
         "repo1-block": "y",  # of a changed file only the changed blocks are stored
         "start-fast": "y",  # else a backup waits for the next checkpoint, up to checkpoint_timeout
@@ -79,7 +100,39 @@ def render_pgbackrest(spec: Spec, party: str) -> str:
         "archive-timeout": "120",
         "backup-standby": "n",
     }
-    return _file(party, common | repository | own, _remote("pg1-host", "pgbackrest") | cluster)
+
+
+def second(spec: Spec) -> dict[str, str]:
+    """The `second` service's files: the bucket is its only repository (repo1), so that its trouble is its own.
+
+    pgbackrest-relay.conf reads the first repository, whose WAL it takes over. No rendered files: the bucket is one installation's own.
+    """
+    where = spec.backup.second
+    kinds = {
+        "s3": {
+            "bucket": where.bucket,
+            "endpoint": where.endpoint,
+            "region": where.region,
+            "uri-style": where.uri_style,
+        },
+        "azure": {"container": where.bucket, "endpoint": where.endpoint, "uri-style": where.uri_style},
+        "gcs": {"bucket": where.bucket, "endpoint": where.endpoint, "key": f"{SECRETS}/second-gcs.json"},
+    }
+    bucket = {"repo1-type": where.type, "repo1-path": where.path, "repo1-cipher-type": "aes-256-cbc"}
+    bucket |= {f"repo1-{where.type}-{name}": value for name, value in kinds[where.type].items() if value}
+    if where.type == "azure" and where.endpoint:
+        host, _, port = where.endpoint.partition(":")
+        bucket |= {"repo1-azure-endpoint": host} | ({"repo1-storage-port": port} if port else {})
+    if where.ca_file:
+        bucket["repo1-storage-ca-file"] = f"{SECRETS}/second-ca.crt"
+    common = _common(spec) | bucket
+    own = _backing_up(where.retention.full, where.retention.differential)
+    first = {"lock-path": "/tmp/pgbackrest-first", "log-level-file": "off", "repo1-path": FIRST}  # noqa: S108
+    return {
+        "pgbackrest.conf": _file("second", common | own, _remote("pg1-host", "pgbackrest-second") | _cluster(spec)),
+        "pgbackrest-restore.conf": _file("second-restore", common, {}),
+        "pgbackrest-relay.conf": _file("relay", first | {"repo1-cipher-type": "aes-256-cbc"}, {}),
+    }
 
 
 def _remote(prefix: str, host: str) -> dict[str, str]:
@@ -100,24 +153,39 @@ def _file(party: str, options: dict[str, str], stanza: dict[str, str]) -> str:
         "archive": "the archive service",
         "backup": "the backup service",
         "restore": "the backup service and of restores, for a cluster beside production",
+        "second": "the second repository's service",
+        "second-restore": "the second repository's service and of restores from it, for a cluster beside production",
+        "relay": "the second repository's service, to read the first one's WAL",
     }
     lines = [f"{HEADER}# pgBackRest of {what[party]}.", "[global]", *(f"{k}={v}" for k, v in options.items())]
     return "\n".join([*lines, "", f"[{STANZA}]", *(f"{k}={v}" for k, v in stanza.items()), ""])
 
 
-def service(spec: Spec, installation_id: str) -> dict[str, object]:
-    """backup.json: what `orcheo_db.backup` reads (`backup.config.Config`). One installation's own, so it isn't a rendered file."""
+def _place(where: SecondRepository) -> str:
+    """A name for a bucket, short and safe as a directory's."""
+    said = "\n".join((where.type, where.endpoint, where.bucket, where.path))
+    return f"{where.type}-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
+
+
+def service(spec: Spec, installation_id: str, *, second: bool = False) -> dict[str, object]:
+    """backup.json: what `orcheo_db.backup` reads (`backup.config.Config`). One installation's own, so it isn't a rendered file.
+
+    Args:
+        second: that of the `second` service.
+    """
     backup = spec.backup
     return {
         "stanza": STANZA,
         "postgresql": spec.versions.postgresql,
         "database": spec.database.name,
         "extensions": list(spec.database.extensions),
-        "schedule": backup.schedule.model_dump(),
+        "schedule": (backup.second if second else backup).schedule.model_dump(),
         "logical_copies": backup.retention.logical,
         "evidence_days": backup.retention.evidence_days,
         "drill_sample": backup.drill_sample,
         "archive_timeout": backup.archive_timeout,
         "memory": backup.memory,
         "installation_id": installation_id,
+        "remote": second,
+        "place": _place(backup.second) if second else "",
     }

@@ -149,6 +149,37 @@ class BackupRetention(_Model):
     evidence_days: Annotated[int, whole(30, 36500, "days")]
 
 
+class SecondSchedule(_Model):
+    """When each kind of job of the second repository is due, as in BackupSchedule."""
+
+    full: Cron
+    differential: Cron
+    drill: Cron
+
+
+class SecondRetention(_Model):
+    """What the second repository keeps, as in BackupRetention."""
+
+    full: Annotated[int, whole(1, 1000, "full backups")]
+    differential: Annotated[int, whole(1, 1000, "differential backups")]
+
+
+class SecondRepository(_Model):
+    """A repository in a bucket. What each type needs is pgBackRest's (its configuration reference, "Repository Options")."""
+
+    type: Annotated[Literal["none", "s3", "azure", "gcs"], Field(description="one of none, s3, azure, gcs")]
+    bucket: Annotated[str, text(r"(?:[A-Za-z0-9][A-Za-z0-9._-]{1,220})?", "a bucket's name")] = ""
+    endpoint: Annotated[
+        str, text(r"(?:[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,5})?)?", "a host, or host:port, without https://")
+    ] = ""
+    region: Annotated[str, text(r"(?:[A-Za-z0-9][A-Za-z0-9-]*)?", "a region, for example eu-central-1")] = ""
+    path: Annotated[str, text(r"(?:/[A-Za-z0-9._-]+)+", "a path inside the bucket, for example /orcheo-db")]
+    uri_style: Annotated[Literal["host", "path"], Field(description="host or path")] = "host"
+    ca_file: Annotated[str, text(r"(?:/[^\x00-\x1f\x7f]+)?", "an absolute path, or empty")] = ""
+    schedule: SecondSchedule
+    retention: SecondRetention
+
+
 class Backup(_Model):
     """Backups by pgBackRest and the drills that prove them. `wal_queue_max`, `drill_sample` and `memory` are in bytes.
 
@@ -164,6 +195,12 @@ class Backup(_Model):
     memory: Memory
     schedule: BackupSchedule
     retention: BackupRetention
+    second: SecondRepository
+
+    @property
+    def has_second(self) -> bool:
+        """Whether there is a second repository."""
+        return self.enabled and self.second.type != "none"
 
 
 class Size(_Model):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from orcheo_db.spec.models import BACKENDS, DEFAULT_NAME, Size, Spec
+from orcheo_db.spec.models import BACKENDS, DEFAULT_NAME, SecondRepository, Size, Spec
 from orcheo_db.spec.values import SpecError
 
 DEFAULT_PATH = Path(__file__).resolve().parents[2] / "spec.toml"
@@ -36,6 +36,13 @@ ENVIRONMENT: dict[str, tuple[str, str]] = {
 
 _SECRET = "is a secret that the toolkit makes and keeps; it is no setting"  # noqa: S105 - a message
 _KEY = "is the spec's own: set {} instead"
+# What pgBackRest needs for each kind of bucket beside its credentials.
+SECOND_NEEDS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "s3": ("bucket", "endpoint", "region"),
+    "azure": ("bucket",),
+    "gcs": ("bucket",),
+}
 # Variables that [app.environment] may not set, with the reason.
 OWNED_VARIABLES: dict[str, str] = {
     "ORCHEO_VAULT_ENCRYPTION_KEY": _SECRET,
@@ -135,6 +142,7 @@ def _contradictions(spec: Spec) -> Iterator[tuple[tuple[str, ...], object, str]]
             cluster.locale,
             "C or C.UTF-8, which are all that locale_provider builtin has",
         )
+    yield from _second(spec.backup.second)
     for name, size in spec.sizes.items():
         if size.name != name:
             yield (
@@ -146,6 +154,12 @@ def _contradictions(spec: Spec) -> Iterator[tuple[tuple[str, ...], object, str]]
         if meant != str(size.max_connections):
             key = ("sizes", name, "settings", "max_connections")
             yield key, meant, f"the same as sizes.{name}.max_connections ({size.max_connections})"
+
+
+def _second(second: SecondRepository) -> Iterator[tuple[tuple[str, ...], object, str]]:
+    for name in SECOND_NEEDS[second.type]:
+        if not getattr(second, name):
+            yield ("backup", "second", name), "", f"a value, because backup.second.type is {second.type}"
 
 
 def validated(model: type[M], data: object, source: str, overridden: Mapping[tuple[str, ...], str] | None = None) -> M:

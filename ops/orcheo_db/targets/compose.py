@@ -72,6 +72,17 @@ class ComposeTarget(Target):
         return self.managed_server and self.spec.backup.enabled
 
     @property
+    def with_second(self) -> bool:
+        """Whether backups also go into a bucket."""
+        return self.with_backup and self.spec.backup.has_second
+
+    @property
+    def backup_services(self) -> tuple[str, ...]:
+        """The backups' services that are wanted, in start order."""
+        second = backup.SECOND_SERVICES if self.with_second else ()
+        return (*backup.SERVICES, *second) if self.with_backup else ()
+
+    @property
     def image_names(self) -> tuple[str, ...]:
         """The images that are wanted."""
         server = ("postgres",) if self.managed_server else ()
@@ -80,12 +91,13 @@ class ComposeTarget(Target):
     @property
     def service_names(self) -> tuple[str, ...]:
         """The services that are wanted, in start order."""
-        return (*self.tier, *(backup.SERVICES if self.with_backup else ()), *(app.SERVICES if self.with_app else ()))
+        return (*self.tier, *self.backup_services, *(app.SERVICES if self.with_app else ()))
 
     @property
     def all_services(self) -> tuple[str, ...]:
         """Every service that there can be, wanted now or not."""
-        return (*self.tier, *(backup.SERVICES if self.managed_server else ()), *app.SERVICES)
+        backups = (*backup.SERVICES, *backup.SECOND_SERVICES) if self.managed_server else ()
+        return (*self.tier, *backups, *app.SERVICES)
 
     @property
     def compose_files(self) -> tuple[str, ...]:
@@ -93,6 +105,7 @@ class ComposeTarget(Target):
         direct = self.with_app and self.managed_server and self.spec.app.via == "postgres"
         more = (
             *(("compose/backup.yaml",) if self.with_backup else ()),
+            *(("compose/backup-second.yaml",) if self.with_second else ()),
             *(("compose/app.yaml",) if self.with_app else ()),
         )
         return (self.compose_file, *more, *(("compose/app-direct.yaml",) if direct else ()))
@@ -302,7 +315,11 @@ class ComposeTarget(Target):
         if self.with_app:
             stack |= self._app_environment()
         if self.with_backup:
-            stack |= {f"{name.upper()}_INPUTS": fingerprint(files[name]) for name in ("archive", "backup")}
+            stack |= {
+                f"{name.upper()}_INPUTS": fingerprint(files[name])
+                for name in files
+                if name in ("archive", "backup", "second")
+            }
             stack["DATABASE_BACKUP_INPUTS"] = fingerprint(files["pgbackrest"])
         return stack | {
             "COMPOSE_PROJECT_NAME": self.project,

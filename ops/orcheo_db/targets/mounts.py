@@ -14,12 +14,12 @@ import tarfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from orcheo_db.errors import UserError
 
 UIDS = {
-    "postgres": 999, "pgbouncer": 998, "init": 10001, "app": 10001, "redis": 10001, "pgbackrest": 999, "archive": 999, "backup": 999,
+    "postgres": 999, "pgbouncer": 998, "init": 10001, "app": 10001, "redis": 10001, "pgbackrest": 999, "archive": 999, "backup": 999, "second": 999,
 }  # as the images make them  # fmt: skip
 
 
@@ -48,7 +48,8 @@ def archive(services: Mapping[str, list[File]]) -> bytes:
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for service, files in services.items():
             uid = UIDS[service]
-            for directory in sorted({f"{service}", *(f"{service}/{file.path.partition('/')[0]}" for file in files)}):
+            parents = {str(parent) for file in files for parent in PurePosixPath(service, file.path).parents}
+            for directory in sorted(parents - {"."}):
                 entry = tarfile.TarInfo(directory)
                 entry.type, entry.mode, entry.uid, entry.gid = tarfile.DIRTYPE, 0o500, uid, uid
                 tar.addfile(entry)
