@@ -25,7 +25,13 @@ def down(target: ComposeTarget) -> list[str]:
 
 
 def _remove_containers(target: ComposeTarget) -> None:
-    # By the project's name alone: it works also where compose.env or the whole state directory is gone.
+    # By the project's name alone: it works also where compose.env or the whole state directory is gone. PostgreSQL goes when nobody
+    # uses it any more and its archive still answers: it archives its last segment while it shuts down, and would try that for a minute.
+    there = [name for name in target.all_services if target.container(name) is not None]
+    users = [name for name in there if name not in ("postgres", *backup.ARCHIVING)]
+    for names in (users, [name for name in there if name == "postgres"]):
+        if names and (result := target.compose_by_name("stop", *names)).code != 0:
+            raise CheckFailed(f"{', '.join(names)} could not be stopped: {last_line(result.stderr)}")
     result = target.compose_by_name("down", "--remove-orphans")
     if result.code != 0:
         raise CheckFailed(f"the stack could not be stopped: {last_line(result.stderr)}")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from orcheo_db.targets.compose import ComposeTarget
 
 SERVICES = ("archive", "pgbackrest", "backup")  # in start order
+ARCHIVING = ("archive", "pgbackrest")  # what PostgreSQL needs until it is stopped, and what costs nothing to stop then
 SECOND = "second"  # the second repository's service, where the spec has one
 SECOND_SERVICES = ("pgbackrest-second", SECOND)  # in start order
 VOLUMES = ("archive", "backup", "scratch", "sockets", "second", "second-scratch")
