@@ -196,6 +196,33 @@ def test_rows_of_one_table_from_before_a_mistake(installation: Installation, tmp
 
 
 @pytest.mark.disruptive
+def test_an_archive_that_is_away_is_no_crash(installation: Installation, target: ComposeTarget):
+    """pgBackRest's asynchronous process ends with an error then, an orphan by that time: PostgreSQL must not take it for a backend."""
+    archive, server = target.container("archive"), target.container("postgres")
+    assert archive is not None and server is not None
+    since = int(time.time())
+    started = execute(installation, "SELECT pg_postmaster_start_time()")
+    with psycopg.connect(installation.target().dsn(direct=True), autocommit=True) as session:
+        archive.stop()
+        try:
+            for _ in range(3):
+                execute(installation, "CREATE TABLE away AS SELECT 1 AS one")
+                execute(installation, "DROP TABLE away")
+                assert inside(target, "postgres", "psql -Xqd postgres -c 'SELECT pg_switch_wal()'")[0] == 0
+                time.sleep(5)  # each try of the archiver takes less than one
+            assert session.execute("SELECT 1").fetchone() == (1,)  # the same session all the time
+        finally:
+            archive.start()
+    log = server.logs(since=since).decode(errors="replace")
+    assert "terminating any other active server processes" not in log and "exited with exit code" not in log
+    assert execute(installation, "SELECT pg_postmaster_start_time()") == started
+    deadline = time.monotonic() + 120
+    while installation.run("backup", "check").code != 0:
+        assert time.monotonic() < deadline
+        time.sleep(2)
+
+
+@pytest.mark.disruptive
 def test_backups_off_and_on_again(second: Installation, tmp_path: Path):
     """Off: nothing is archived, the services go, the repository stays; the command line says so."""
     text = (ROOT / "ops" / "spec.toml").read_text()

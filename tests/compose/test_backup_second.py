@@ -101,7 +101,7 @@ def own(
 
 def test_backups_and_wal_go_to_the_bucket(own: Installation, store: SeaweedFS):
     first = until(lambda: backups(own), "the first backup in the bucket", 120)[0]
-    assert first["type"] == "full" and first["label"] != own.ok("backup", "list", "--json").json["backups"][0]["label"]
+    assert first["type"] == "full"
     assert relayed(own)
     assert all(check["ok"] for check in checks(own).values())
     deep = own.ok("backup", "check", "--deep", "--json").json

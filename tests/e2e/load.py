@@ -21,7 +21,7 @@ WEIGHTS = {"create": 25, "read": 45, "list": 15, "credential": 10, "dispatch": 5
 
 @dataclass
 class Failure:
-    """An answer that should not be, or none at all."""
+    """An answer that should not be, or none at all. `at` is when the call began: it may have waited for the app's pool since (30 s)."""
 
     at: float
     what: str
@@ -39,6 +39,7 @@ class Load:
     answers: Counter[int] = field(default_factory=Counter)
     stop: threading.Event = field(default_factory=threading.Event)
     threads: list[threading.Thread] = field(default_factory=list)
+    _own: threading.local = field(default_factory=threading.local)
 
     def start(self) -> None:
         self.threads = [
@@ -60,12 +61,12 @@ class Load:
         mine: list[str] = []
         self.stop.wait(dice.uniform(0, PACE))
         while not self.stop.is_set():
-            began = time.monotonic()
+            self._own.began = began = time.monotonic()
             (kind,) = dice.choices([*WEIGHTS], [*WEIGHTS.values()])
             try:
                 self._step(api, kind, mine, dice)
             except requests.RequestException as error:
-                self.failures.append(Failure(time.monotonic(), f"{kind}: {type(error).__name__}"))
+                self.failures.append(Failure(began, f"{kind}: {type(error).__name__}"))
                 api.session.close()
                 api.session = requests.Session()
             self.stop.wait(max(0.0, PACE - (time.monotonic() - began)))
@@ -105,7 +106,7 @@ class Load:
     def _note(self, kind: str, answer: requests.Response) -> bool:
         self.answers[answer.status_code] += 1
         if answer.status_code >= 500:
-            self.failures.append(Failure(time.monotonic(), f"{kind}: {answer.status_code}"))
+            self.failures.append(Failure(self._own.began, f"{kind}: {answer.status_code}"))
         return answer.ok
 
 

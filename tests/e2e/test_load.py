@@ -101,8 +101,8 @@ def test_trouble_under_load(app: Installation, load: Load, owner: Api, rows, kin
     late = load.failures_between(served + SETTLE, time.monotonic())
     during = load.failures_between(fault, served + SETTLE)
     last = max((failure.at for failure in during), default=fault) - fault
-    print(f"\n{kind}: {len(during)} failed calls, the last after {last:.1f} s")
-    assert last < 30, "errors did not stop within seconds"
+    print(f"\n{kind}: {len(during)} failed calls, the last of them made after {last:.1f} s")
+    assert last < 20, "calls did not succeed again within seconds"
     assert late == [], f"{len(late)} calls still failed, first {late[0]}"
     assert all(thread.is_alive() for thread in load.threads)
     assert missing(load, rows) == {}

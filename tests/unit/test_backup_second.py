@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,29 @@ def test_another_bucket_has_a_state_of_its_own(tmp_path: Path) -> None:
     assert len(places) == 3
     told = service(load_spec(env={}), "id")
     assert told["remote"] is False and told["place"] == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "account", "expected"),
+    [
+        (S3, "", "backups.s3.example.org:443"),
+        ({**S3, "uri_style": "path", "endpoint": "10.0.0.1:9000"}, "", "10.0.0.1:9000"),
+        ({"type": "azure", "bucket": "container"}, "account", "account.blob.core.windows.net:443"),
+        ({"type": "gcs", "bucket": "container"}, "", "storage.googleapis.com:443"),
+    ],
+)
+def test_where_a_bucket_is_reached(tmp_path: Path, values: dict[str, str], account: str, expected: str) -> None:
+    assert service(spec_with(tmp_path, **values), "id", second=True, account=account)["reach"] == expected
+
+
+def test_a_bucket_that_is_away_is_known_at_once(config: Config) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, and listens not
+        away = replace(config, reach=f"127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(
+            CheckFailed, match=rf"the bucket's server {away.reach} can't be reached: Connection refused"
+        ):
+            engine.PgBackRest(away).info()
 
 
 @pytest.mark.parametrize(

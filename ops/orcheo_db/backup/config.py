@@ -39,6 +39,7 @@ class Config:
     repository: Path = field(default=REPOSITORY)  # a second repository's is elsewhere: then state and evidence alone
     scratch: Path = field(default=SCRATCH)
     remote: bool = False  # the repository is a bucket: this is the `second` service
+    reach: str = ""  # host:port of its server
     place: str = ""  # which one: another bucket begins with a state and an evidence of its own
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from orcheo_db.errors import CheckFailed, UserError
 
 TYPES = {"full": "full", "differential": "diff", "incremental": "incr"}
 _HEAD = re.compile(r"^(?:\d{4}-\d\d-\d\d [\d:.]+ )?(?:P\d+\s+)?(?:INFO|WARN|ERROR|DETAIL):\s*")
+REACH_SECONDS = 5.0  # to a bucket's server; pgBackRest itself tries for nine times its io-timeout
 LOCKED = 50  # pgBackRest's LockAcquireError: another one of its processes works on the stanza
 
 
@@ -63,6 +65,22 @@ class PgBackRest:
         self.file = config.conf / name
         self.secrets = config.secrets / "relay" if first else config.secrets
 
+    def reach(self) -> None:
+        """Whether the bucket's server takes connections, where the repository is a bucket.
+
+        Raises:
+            CheckFailed: it doesn't.
+        """
+        if not self.config.reach or self.secrets != self.config.secrets:
+            return
+        host, _, port = self.config.reach.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), REACH_SECONDS).close()
+        except OSError as error:
+            raise CheckFailed(
+                f"the bucket's server {self.config.reach} can't be reached: {error.strerror or error}"
+            ) from None
+
     def environment(self) -> dict[str, str]:
         return {
             **os.environ,
@@ -87,6 +105,7 @@ class PgBackRest:
         self._transfer(["repo-put", "--raw", path], content)
 
     def _transfer(self, words: Sequence[str], given: bytes = b"") -> bytes:
+        self.reach()
         argv = ["pgbackrest", f"--stanza={self.config.stanza}", "--log-level-console=off", "--log-level-stderr=warn"]
         done = subprocess.run([*argv, *words], env=self.environment(), input=given, capture_output=True)
         if done.returncode != 0:
@@ -105,6 +124,7 @@ class PgBackRest:
         Raises:
             CheckFailed: it failed, with its own first error in one line.
         """
+        self.reach()
         level = "info" if heard else "warn"
         argv = [*prefix, "pgbackrest", f"--stanza={self.config.stanza}", "--log-level-console=off"]
         argv += [

@@ -125,7 +125,8 @@ def second(spec: Spec) -> dict[str, str]:
         bucket |= {"repo1-azure-endpoint": host} | ({"repo1-storage-port": port} if port else {})
     if where.ca_file:
         bucket["repo1-storage-ca-file"] = f"{SECRETS}/second-ca.crt"
-    common = _common(spec) | bucket
+    # A minute without a byte, nine times over, is pgBackRest's default.
+    common = _common(spec) | bucket | {"io-timeout": "20"}
     own = _backing_up(where.retention.full, where.retention.differential)
     first = {"lock-path": "/tmp/pgbackrest-first", "log-level-file": "off", "repo1-path": FIRST}  # noqa: S108
     return {
@@ -167,11 +168,19 @@ def _place(where: SecondRepository) -> str:
     return f"{where.type}-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
 
 
-def service(spec: Spec, installation_id: str, *, second: bool = False) -> dict[str, object]:
+def _reach(where: SecondRepository, account: str) -> str:
+    """host:port that the bucket is asked at."""
+    defaults = {"s3": "", "azure": "blob.core.windows.net", "gcs": "storage.googleapis.com"}
+    host, _, port = (where.endpoint or defaults[where.type]).partition(":")
+    before = {"s3": where.bucket, "azure": account, "gcs": ""}[where.type] if where.uri_style == "host" else ""
+    return f"{before}{'.' if before else ''}{host}:{port or 443}"
+
+
+def service(spec: Spec, installation_id: str, *, second: bool = False, account: str = "") -> dict[str, object]:
     """backup.json: what `orcheo_db.backup` reads (`backup.config.Config`). One installation's own, so it isn't a rendered file.
 
     Args:
-        second: that of the `second` service.
+        second: that of the `second` service. account: its storage account, where it is Azure's.
     """
     backup = spec.backup
     return {
@@ -187,5 +196,6 @@ def service(spec: Spec, installation_id: str, *, second: bool = False) -> dict[s
         "memory": backup.memory,
         "installation_id": installation_id,
         "remote": second,
+        "reach": _reach(backup.second, account) if second else "",
         "place": _place(backup.second) if second else "",
     }

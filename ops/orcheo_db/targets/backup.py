@@ -91,7 +91,8 @@ def _second_files(target: ComposeTarget) -> list[File]:
     options, files = _bucket(target)
     options = {"repo1-cipher-pass": backup_secrets.read(target.store, SECOND_KEY).decode().strip()} | options
     text = "[global]\n" + "".join(f"{name}={value}\n" for name, value in options.items())
-    told = service(target.spec, target.store.installation_id(), second=True)
+    account = options.get("repo1-azure-account", "")
+    told = service(target.spec, target.store.installation_id(), second=True, account=account)
     return [
         *files,
         *(File(f"conf/{name}", content.encode()) for name, content in second(target.spec).items()),
