@@ -83,7 +83,7 @@ class Server:
 
     def stop(self) -> None:
         if self._process is not None:
-            self._process.terminate()
+            self._process.kill()  # SeaweedFS takes half a minute to end by itself
             self._process.wait(30)
             self._process = None
 
@@ -94,8 +94,8 @@ class SeaweedFS(Server):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.key, self.secret = "ORCHEODB" + secrets.token_hex(4).upper(), secrets.token_urlsafe(24)
-        actions = [f"{verb}:{BUCKET}" for verb in ("Read", "Write", "List", "Tagging")]
-        who = {"name": "orcheo", "credentials": [{"accessKey": self.key, "secretKey": self.secret}], "actions": actions}
+        own = {"accessKey": self.key, "secretKey": self.secret}
+        who = {"name": "orcheo", "credentials": [own], "actions": ["Read", "Write", "List", "Tagging"]}
         (directory / "s3.json").write_text(json.dumps({"identities": [who]}))
         (directory / "data").mkdir()
         self._ports = {name: port_with_grpc() for name in ("master", "volume", "filer")}

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -66,7 +67,7 @@ class PgBackRest:
         self.secrets = config.secrets / "relay" if first else config.secrets
 
     def reach(self) -> None:
-        """Whether the bucket's server takes connections, where the repository is a bucket.
+        """Whether the bucket's server answers with a certificate that holds, where the repository is a bucket.
 
         Raises:
             CheckFailed: it doesn't.
@@ -74,8 +75,15 @@ class PgBackRest:
         if not self.config.reach or self.secrets != self.config.secrets:
             return
         host, _, port = self.config.reach.rpartition(":")
+        own = self.config.secrets / "second-ca.crt"
+        context = ssl.create_default_context(cafile=str(own) if own.is_file() else None)
         try:
-            socket.create_connection((host, int(port)), REACH_SECONDS).close()
+            with socket.create_connection((host, int(port)), REACH_SECONDS) as connection:
+                context.wrap_socket(connection, server_hostname=host).close()
+        except ssl.SSLCertVerificationError as error:
+            raise CheckFailed(
+                f"the certificate of the bucket's server {self.config.reach} does not hold: {error.verify_message}"
+            ) from None
         except OSError as error:
             raise CheckFailed(
                 f"the bucket's server {self.config.reach} can't be reached: {error.strerror or error}"

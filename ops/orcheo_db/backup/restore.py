@@ -19,8 +19,8 @@ from psycopg import errors, sql
 
 from orcheo_db.backup import archive
 from orcheo_db.backup.config import Config
-from orcheo_db.backup.engine import Backup, PgBackRest, parse_lsn
-from orcheo_db.backup.operations import Heard, points
+from orcheo_db.backup.engine import Backup, Info, PgBackRest, parse_lsn
+from orcheo_db.backup.operations import UNREADABLE, Heard, points
 from orcheo_db.backup.scratch import Cluster, Target, check_room
 from orcheo_db.errors import CheckFailed, UserError
 
@@ -59,9 +59,7 @@ def check_target(config: Config, target: Target) -> Backup:
     Raises:
         UserError: the target is outside of what the archive has; the line says from when to when it reaches.
     """
-    info = PgBackRest(config, local=True).info()
-    if not info.backups:
-        raise UserError("there is no backup to restore: run `orcheo-db backup run --type full`")
+    info = _readable(config)
     newest = archive.newest_archived(config, target.timeline)
     if newest is None:
         raise UserError(
@@ -100,6 +98,20 @@ def check_target(config: Config, target: Target) -> Backup:
             raise UserError(f"restore point {target.name} is older than every backup that is kept: {span}")
         return fitting[-1]
     return backups[-1]
+
+
+def _readable(config: Config) -> Info:
+    """What the repository has, which is at least a backup.
+
+    Raises:
+        CheckFailed: it can't be read. UserError: there is no backup.
+    """
+    info = PgBackRest(config, local=True).info()
+    if info.code == UNREADABLE:
+        raise CheckFailed(f"the repository can't be read: {info.message}")
+    if not info.backups:
+        raise UserError("there is no backup to restore: run `orcheo-db backup run --type full`")
+    return info
 
 
 def _end(segment: str) -> int:
