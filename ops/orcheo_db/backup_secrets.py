@@ -87,7 +87,8 @@ def create(store: Store) -> list[str]:
         each.chmod(0o700)
     first = not exists(store)
     if not first and _format(store) < FORMAT:  # made before there was a second repository
-        write_private(path(store, SECOND_KEY), _contents()[SECOND_KEY]())
+        if not path(store, SECOND_KEY).is_file():
+            write_private(path(store, SECOND_KEY), _contents()[SECOND_KEY]())
         _mark(store)
     if not first and (gone := [name for name in KEYS if not path(store, name).is_file()]):
         raise UserError(

@@ -82,7 +82,7 @@ def _summary(found: dict[str, Any]) -> str:
     if found["repository_bytes"] is not None:  # a bucket doesn't say
         lines.append(f"The repository takes {_size(found['repository_bytes'])}, {_size(found['free_bytes'])} are free.")
     if drill is None:
-        lines.append("No drill yet: the schedule runs one a day, `make drill` one now.")
+        lines.append("No drill yet: the schedule runs them, `make drill` one now.")
     else:
         words = (
             f"RTO {drill['rto_seconds']} s, RPO {drill['rpo_seconds'] if drill['rpo_seconds'] is not None else '-'} s"
@@ -248,6 +248,8 @@ def restore_command(  # noqa: PLR0913, PLR0917 - click passes each option by its
     say(
         f"Restored {done['target']} from backup {done['backup']}: {_size(done['bytes'])}, {done['tables']} tables, RTO {done['rto_seconds']} s."
     )
+    if done["recovered_to"]:
+        say(f"Its last transaction is of {done['recovered_to']}.")
     if table:
         say(f"{done['rows_extracted']} rows of {table} are in {done['out']}.")
     elif swap:

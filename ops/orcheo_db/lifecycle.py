@@ -134,6 +134,8 @@ def make_ready(target: ComposeTarget) -> None:
     ensure_docker(install=True)
     with exclusive(target.store):
         ensure_images(target.spec, target.root, target.store.path / "logs", target.image_names)
+        # In a copy of another machine's state directory the services' files have lost their owners: they are made anew.
+        (target.store.path / "mounts.json").unlink(missing_ok=True)
         prepare(target, Outcome(), new_secrets=False)
 
 

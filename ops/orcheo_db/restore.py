@@ -185,7 +185,7 @@ def put_in_place(target: ComposeTarget, volume: str) -> dict[str, Any]:
         kept = target.volume_exists()
         _check_volume(target, volume, former)
         claim = _timeline(target, volume)
-        if claim and target.container("backup") is not None:  # on a new machine nobody else could have taken it
+        if claim and f"{target.project}_backup" in target.volumes():  # on a new machine nobody else could have taken it
             ask(target, "claim", *claim)
         write_private(target.store.path / IN_PLACE, f"{volume}\n".encode())
         say(f"Putting {volume} in place" + (f" of {former}, which is kept" if kept else ""))

@@ -78,6 +78,8 @@ def test_a_missing_wal_segment(whole: Installation):
     assert ran.code == 1 and "no gap in the archive" in ran.message, ran.stderr
     ran = drill(whole)
     assert ran.code == 1 and "recovery" in ran.json["failure"], ran.json["failure"]
+    ran = whole.run("restore")  # and by a restore: PostgreSQL itself takes the gap for the archive's end
+    assert ran.code == 1 and "WAL in between is missing" in ran.message, ran.stderr
 
 
 def test_a_truncated_manifest(whole: Installation):

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from orcheo_db import backup_secrets
-from orcheo_db.backup import archive, engine, operations, relay
+from orcheo_db.backup import archive, engine, operations, relay, restore
 from orcheo_db.backup.config import Config
 from orcheo_db.backup.engine import Info
 from orcheo_db.backup.health import RELAY_LATE, check
 from orcheo_db.backup.running import Stop
+from orcheo_db.backup.scratch import Target
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.render.backup import second, service
 from orcheo_db.secrets import Store
@@ -163,6 +164,12 @@ def test_an_installation_from_before_gets_the_key(tmp_path: Path) -> None:
     assert backup_secrets.read(store, backup_secrets.SECOND_KEY) != backup_secrets.read(
         store, backup_secrets.CIPHER_KEY
     )
+    kept = backup_secrets.read(store, backup_secrets.SECOND_KEY)
+    backup_secrets.path(store, backup_secrets.MARKER).write_text(
+        '{"format": 1}'
+    )  # an older copy, and the key put beside it
+    backup_secrets.create(store)
+    assert backup_secrets.read(store, backup_secrets.SECOND_KEY) == kept
     backup_secrets.path(store, backup_secrets.SECOND_KEY).unlink()  # from then on its loss is a loss
     with pytest.raises(UserError, match=r"second\.key is gone"):
         backup_secrets.create(store)
@@ -314,6 +321,82 @@ def test_a_segment_that_expires_meanwhile_is_no_failure(made: relay.Relay, first
     paths = made._missing()
     next((first / "archive").rglob(f"{name}-*")).unlink()
     assert made._push(paths, Stop()) is None and bucket.pushed == []
+
+
+def test_after_going_back_behind_the_oldest_backup_everything_is_of_use(
+    made: relay.Relay, first: Path, bucket: Bucket
+) -> None:
+    """A restore to before the bucket's first backup: the new timeline's places in the WAL are smaller than that backup's."""
+    made._since, made._ready = "00000001" + "0" * 8 + f"{0x50:08X}", True
+    arrive(first, 0x40)
+    new = [arrive(first, 0x20, timeline=2), arrive(first, 0x60)]
+    made.look(Stop())
+    assert sorted(bucket.pushed) == sorted(new)
+
+
+def test_another_cluster_in_the_first_repository_is_looked_at_anew(
+    made: relay.Relay, first: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = first / "archive" / "orcheo" / "archive.info"
+    info.parent.mkdir(parents=True)
+    info.write_text("one")
+    arrive(first, 1)
+    made.look(Stop())
+    asked: list[bool] = []
+    monkeypatch.setattr(operations, "make_stanza", lambda _config, _heard: asked.append(True))
+    made.look(Stop())
+    assert asked == []
+    other = info.with_name("other")
+    other.write_text("two")
+    other.replace(info)
+    made.look(Stop())
+    assert asked == [True]
+
+
+def test_a_full_disk_does_not_end_the_relay(
+    made: relay.Relay, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    stop = Stop()
+    rounds: list[float] = []
+
+    def full(*_words: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    def sleep(seconds: float) -> None:
+        rounds.append(seconds)
+        stop.requested = len(rounds) == 3
+
+    monkeypatch.setattr(relay, "write_private", full)
+    monkeypatch.setattr(stop, "sleep", sleep)
+    made.forever(stop)
+    assert rounds == [relay.AGAIN] * 3 and "No space left on device" in told[-1]
+
+
+HISTORY = "1\t0/3000000\tno recovery target specified\n2\t0/{end}\tno recovery target specified\n"
+
+
+@pytest.mark.parametrize(
+    ("end", "target", "good"),
+    [
+        ("5000148", Target(last="000000020000000000000005"), True),  # in the last segment
+        ("6000000", Target(last="000000020000000000000005"), True),  # at its end
+        ("5000000", Target(last="000000020000000000000005"), False),  # at the end of the one before
+        ("5000028", Target(last="000000020000000000000005"), False),
+        ("4000148", Target(last="000000020000000000000005"), False),
+        ("4000148", Target(lsn="0/4000140", last="000000020000000000000005"), True),  # where it should
+    ],
+)
+def test_recovery_that_ends_early_is_a_failure(tmp_path: Path, end: str, target: Target, good: bool) -> None:
+    file = tmp_path / "00000003.history"
+    file.write_text(HISTORY.format(end=end))
+    if good:
+        restore.check_end(target, file)
+        return
+    with pytest.raises(
+        CheckFailed,
+        match=rf"recovery ended at LSN 0/{end}, and the archive goes on to segment 000000020000000000000005",
+    ):
+        restore.check_end(target, file)
 
 
 def test_other_compressions_are_refused() -> None:

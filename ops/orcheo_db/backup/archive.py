@@ -133,6 +133,11 @@ def lineage(config: Config, timeline: int) -> dict[int, int]:
         raise CheckFailed(
             f"the archive has WAL of timeline {timeline} and not its {timeline:08X}.history: it may be on its way"
         )
+    return parse_history(text)
+
+
+def parse_history(text: str) -> dict[int, int]:
+    """A .history file: the timelines before its own, oldest first, each with the position where it was left."""
     found = {}
     for line in text.splitlines():
         if match := re.match(r"\s*(\d+)\s+([0-9A-F]+)/([0-9A-F]+)", line):

@@ -40,6 +40,7 @@ class Config:
     scratch: Path = field(default=SCRATCH)
     remote: bool = False  # the repository is a bucket: this is the `second` service
     reach: str = ""  # host:port of its server
+    ca_file: str = ""  # the authority of that server's certificate; empty: the public ones
     place: str = ""  # which one: another bucket begins with a state and an evidence of its own
 
     @property

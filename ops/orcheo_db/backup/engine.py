@@ -75,14 +75,19 @@ class PgBackRest:
         if not self.config.reach or self.secrets != self.config.secrets:
             return
         host, _, port = self.config.reach.rpartition(":")
-        own = self.config.secrets / "second-ca.crt"
-        context = ssl.create_default_context(cafile=str(own) if own.is_file() else None)
         try:
+            context = ssl.create_default_context(cafile=self.config.ca_file or None)
+            # pgBackRest takes what OpenSSL takes by default: an authority's certificate need not have every extension of RFC 5280.
+            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
             with socket.create_connection((host, int(port)), REACH_SECONDS) as connection:
                 context.wrap_socket(connection, server_hostname=host).close()
         except ssl.SSLCertVerificationError as error:
             raise CheckFailed(
                 f"the certificate of the bucket's server {self.config.reach} does not hold: {error.verify_message}"
+            ) from None
+        except ssl.SSLError as error:  # no PEM, or no TLS at the other end
+            raise CheckFailed(
+                f"no TLS with the bucket's server {self.config.reach}: {error.reason or error} ([backup.second] ca_file, endpoint)"
             ) from None
         except OSError as error:
             raise CheckFailed(

@@ -53,10 +53,20 @@ def check(config: Config, heard: Heard, *, deep: bool = False) -> dict[str, Any]
         _guarded(note, "no gap in the archive", lambda: _check_gaps(config, info, note))
     if deep:
         heard("reading the whole repository")
-        _guarded(note, "every file of the repository", lambda: _verify(pgbackrest, note))
+        _guarded(note, "every file of the repository", lambda: _verify(config, pgbackrest, note))
         if not config.remote:
             _guarded(note, "logical copies", lambda: _verify_copies(config, note))
     return {"ok": all(entry["ok"] for entry in checks), "checks": checks}
+
+
+def option(config: Config) -> str:
+    """How a command names this repository."""
+    return " --repository second" if config.remote else ""
+
+
+def again(config: Config) -> str:
+    """What to do where there is no good backup."""
+    return f"run `orcheo-db backup run --type full{option(config)}`"
 
 
 def _check_first(config: Config, pgbackrest: PgBackRest, heard: Heard, note: Callable[..., None]) -> None:
@@ -97,9 +107,9 @@ def _guarded(note: Callable[..., None], name: str, action: Callable[[], Any]) ->
 
 def _check_backups(config: Config, info: Info, note: Callable[..., None]) -> None:
     full = [backup for backup in info.backups if backup.type == "full"]
-    note("repository", info.code == 0, info.message or "no message", "run `orcheo-db backup run --type full`")
+    note("repository", info.code == 0, info.message or "no message", again(config))
     if not full:
-        note("a full backup", False, "there is none", "run `orcheo-db backup run --type full`")
+        note("a full backup", False, "there is none", again(config))
         return
     newest: Backup = info.backups[-1]
     age = datetime.now(UTC) - newest.stop
@@ -146,7 +156,7 @@ def _check_gaps(config: Config, info: Info | None, note: Callable[..., None]) ->
         "no gap in the archive",
         not open_,
         found,
-        "no moment in the gap can be restored; `orcheo-db backup run --type full` ends it",
+        f"no moment in the gap can be restored; {again(config)} ends it",
     )
 
 
@@ -193,7 +203,7 @@ def _check_room(config: Config, note: Callable[..., None]) -> None:
 
 def _check_evidence(config: Config, note: Callable[..., None]) -> None:
     if not config.evidence.is_dir() or not (records := evidence.load_all(config.evidence)):
-        note("drills", True, "none yet; the schedule runs one a day, `make drill` now")
+        note("drills", True, "none yet; the schedule runs them, `orcheo-db drill" + option(config) + "` one now")
         return
     problems = evidence.verify(config.evidence, evidence.public_key(config.signing_key()))
     note(
@@ -211,7 +221,7 @@ def _check_evidence(config: Config, note: Callable[..., None]) -> None:
     )
 
 
-def _verify(pgbackrest: PgBackRest, note: Callable[..., None]) -> None:
+def _verify(config: Config, pgbackrest: PgBackRest, note: Callable[..., None]) -> None:
     output = pgbackrest.run("verify", "--output=text", "--verbose")
     status = next((line for line in output.splitlines() if "status:" in line), "status: ok")
     problems = [
@@ -224,5 +234,5 @@ def _verify(pgbackrest: PgBackRest, note: Callable[..., None]) -> None:
         "every file of the repository",
         good,
         "; ".join(problems) or status.strip(),
-        "take a new full backup: `orcheo-db backup run --type full`",
+        again(config),
     )

@@ -29,9 +29,8 @@ def runner(config: Config, heard: Heard, *, switch: bool = False) -> Runner:
     def run(job: str) -> JobResult:
         if job in TYPES:
             made = operations.run(config, job, heard)
-            if config.remote:
-                made["offloaded"] = operations.offload(config)
-            return JobResult(True, f"{made['label']}, {made['stored']} bytes stored in {made['seconds']} s", made)
+            more = _offload(config)
+            return JobResult(True, f"{made['label']}, {made['stored']} bytes stored in {made['seconds']} s{more}", made)
         if job == "logical":
             copy = logical.run(config, heard)
             words = (
@@ -50,13 +49,22 @@ def runner(config: Config, heard: Heard, *, switch: bool = False) -> Runner:
         words = f"RTO {record['rto_seconds']} s, RPO {record['rpo_seconds']} s" if passed else str(record["failure"])
         try:
             evidence.prune(config.evidence, config.evidence_days, time.time(), config.signing_key())
-            if config.remote:
-                operations.offload(config)
+            words += _offload(config)
         except CheckFailed as error:  # the drill is one thing, the history another: both are said
             passed, words = False, f"{words}; the evidence: {error}"
         return JobResult(passed, words, record)
 
     return run
+
+
+def _offload(config: Config) -> str:
+    """Have the evidence in the bucket, too; what goes wrong with it is said and makes no backup of no use: the next job tries again."""
+    try:
+        if config.remote:
+            operations.offload(config)
+    except (CheckFailed, OSError, ValueError) as error:
+        return f"; evidence and restore points are not all in the bucket: {' '.join(str(error).split())}"
+    return ""
 
 
 def prepare(config: Config, heard: Heard, *, set_aside: bool = False) -> dict[str, Any]:

@@ -283,11 +283,13 @@ def offload(config: Config, first: Path = FIRST) -> int:
         place = f"{OFFLOADED}/evidence-{name}"
         there = set(pgbackrest.run("repo-ls", place).splitlines())
         for file in sorted(directory.glob("*.json")) if directory.is_dir() else ():
-            if file.name not in there:
+            if file.name not in there or file.name == evidence.CHAIN:
                 pgbackrest.put(f"{place}/{file.name}", file.read_bytes())
                 done += 1
-    if (found := first / "state" / POINTS).is_file():
-        pgbackrest.put(f"{OFFLOADED}/{POINTS}", found.read_bytes())
+    if (file := first / "state" / POINTS).is_file():
+        # Those of a machine that was lost stay: this one's own list begins anew.
+        found = {entry["name"]: entry for entry in [*_points_in_bucket(config), *json.loads(file.read_text())]}
+        pgbackrest.put(f"{OFFLOADED}/{POINTS}", json.dumps(list(found.values()), indent=2).encode())
     return done
 
 

@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -69,9 +70,12 @@ class Relay:
         self.config, self.say, self.home, self.scratch = config, say, first / "archive" / config.stanza, scratch
         self._source, self._sink = PgBackRest(config, first=True), PgBackRest(config, local=True)
         self._done: set[str] = set()
-        self._since: str | None = (
-            None  # segments before this place in the WAL are of no use to any backup of the second repository
+        # What lies before this segment, on its timeline or an earlier one, is of no use to any backup of the second repository.
+        self._since: str | None = None
+        self._inode: int | None = (
+            None  # of the first repository's archive.info: another repository, or cluster, has another
         )
+        self._told: str | None = None
         self._stamps: dict[str, int] = {}
         self._found: dict[str, float] = {}
         self._ready = False
@@ -80,47 +84,60 @@ class Relay:
     def forever(self, stop: Stop) -> None:
         """Look and push until told to stop. What goes wrong is said once, noted for `backup check`, and tried again."""
         while not stop.requested:
-            stop.sleep(self.look(stop))
+            try:
+                pause = self.look(stop)
+            except Exception as error:  # the state's disk is full, for example: nothing may end the relay unseen
+                self.say(f"the relay can't note what it does: {type(error).__name__}: {error}")
+                pause = AGAIN
+            stop.sleep(pause)
 
     def look(self, stop: Stop) -> float:
         """One round; returns the seconds until the next."""
         said = None
         try:
             self._prepare()
-            said = self._push(self._missing(), stop)
+            missing = self._missing()
+            self._waits(missing)
+            said = self._push(missing, stop)
         except (UserError, CheckFailed, OSError) as error:
             said = " ".join(str(error).split())
         except Exception as error:  # a defect must not end the relay unseen
             traceback.print_exc()
             said = f"{type(error).__name__}: {error}"
-        if said != self.progress.said:
+        if said != self._told:
             self.say(f"the second repository takes no WAL: {said}" if said else "the second repository takes WAL again")
-        waiting = [] if stop.requested or not self._ready else self._missing()
-        since = min((self._found[path] for path in waiting), default=None)
-        self._note(waiting=len(waiting), waiting_since=since, said=said)
+        self._told = said
+        self._waits(self._missing() if self._ready else [], said=said)
         return AGAIN if said else LOOK
+
+    def _waits(self, paths: Sequence[str], **more: object) -> None:
+        since = min((self._found[path] for path in paths if path in self._found), default=None)
+        self._note(waiting=len(paths), waiting_since=since, **more)
 
     def _note(self, **changes: object) -> None:
         self.progress = Progress(**{**asdict(self.progress), **changes, "at": time.time()})
         write_private(self.config.state / STATE, (json.dumps(asdict(self.progress)) + "\n").encode())
 
     def _prepare(self) -> None:
-        """Once: the stanza, and what the bucket has already."""
-        if self._ready:
+        """Once for a cluster: the stanza, and what the bucket has already."""
+        inode = (self.home / "archive.info").stat().st_ino if (self.home / "archive.info").is_file() else None
+        if self._ready and inode == self._inode:
             return
+        self._ready, self._inode = False, inode
+        self._done, self._stamps, self._found = set(), {}, {}
         operations.make_stanza(self.config, self.say)
         listed = archive.files(self.config)
         for home, segments in archive.segments(listed).items():
             self._done |= {f"{home}/{segment}" for segment in segments}
         self._done |= {path for path in listed if _HISTORY.fullmatch(path.rpartition("/")[2])}
-        begins = [backup.start_wal[8:] for backup in self._sink.info().backups]
+        begins = [backup.start_wal for backup in self._sink.info().backups]
         # Without a backup nothing before the present is of use: the first one begins after the newest segment.
         self._look()
         newest = max(
-            (self._segment(path)[8:] for path in self._found if archive.WAL.fullmatch(path.rpartition("/")[2])),
+            (self._segment(path) for path in self._found if archive.WAL.fullmatch(path.rpartition("/")[2])),
             default=None,
         )
-        self._since = min(begins, default=newest)
+        self._since = min(begins, default=newest, key=lambda segment: segment[8:])
         self._ready = True
 
     @staticmethod
@@ -133,32 +150,40 @@ class Relay:
         return path if _HISTORY.fullmatch(name) else f"{path.partition('/')[0]}/{name[:24]}"
 
     def _look(self) -> None:
-        """See what is new in the first archive: only directories that changed are read."""
-        if not self.home.is_dir():
-            return
-        for home in self.home.iterdir():
-            for directory in (home, *home.iterdir()) if home.is_dir() else ():
-                if not directory.is_dir() or self._stamps.get(str(directory)) == (
-                    stamp := directory.stat().st_mtime_ns
-                ):
-                    continue
-                for file in directory.iterdir():
-                    if archive.WAL.fullmatch(file.name) or _HISTORY.fullmatch(file.name):
-                        self._found[str(file.relative_to(self.home))] = file.stat().st_mtime
-                # A file may come in the same tick of the file system's clock: an old stamp alone is believed.
-                if time.time_ns() - stamp > 1_000_000_000:
-                    self._stamps[str(directory)] = stamp
+        """See what is new in the first archive: only directories that changed are read, and they may be expired meanwhile."""
+        for home in self._directories(self.home):
+            for directory in (home, *self._directories(home)):
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    stamp = directory.stat().st_mtime_ns
+                    if self._stamps.get(str(directory)) == stamp:
+                        continue
+                    for file in directory.iterdir():
+                        self._see(file)
+                    # A file may come in the same tick of the file system's clock: an old stamp alone is believed.
+                    if time.time_ns() - stamp > 1_000_000_000:
+                        self._stamps[str(directory)] = stamp
+
+    @staticmethod
+    def _directories(parent: Path) -> list[Path]:
+        try:
+            return [entry for entry in parent.iterdir() if entry.is_dir()]
+        except FileNotFoundError:
+            return []
+
+    def _see(self, file: Path) -> None:
+        path = str(file.relative_to(self.home))
+        if (archive.WAL.fullmatch(file.name) or _HISTORY.fullmatch(file.name)) and self._key(path) not in self._done:
+            with suppress(FileNotFoundError):
+                self._found[path] = file.stat().st_mtime
 
     def _missing(self) -> list[str]:
-        """Files of the first archive that the second has not, oldest first."""
+        """Files of the first archive that the second has not and can use, oldest first."""
         self._look()
-        found = [path for path in self._found if self._key(path) not in self._done]
-        found = [
-            path
-            for path in found
-            if self._is_history(path) or self._since is None or self._segment(path)[8:] >= self._since
-        ]
+        found = [path for path in self._found if self._is_history(path) or self._is_of_use(self._segment(path))]
         return sorted(found, key=lambda path: (not self._is_history(path), self._segment(path)[8:], path))
+
+    def _is_of_use(self, segment: str) -> bool:
+        return self._since is None or segment[:8] > self._since[:8] or segment[8:] >= self._since[8:]
 
     @staticmethod
     def _is_history(path: str) -> bool:
@@ -175,8 +200,9 @@ class Relay:
                 failures = [words for words in pool.map(self._try, group) if words]
                 said = said or (failures[0] if failures else None)
                 good = [path for path in group if self._key(path) in self._done and not self._is_history(path)]
-                if good:
-                    self._note(last=self._segment(good[-1]), last_at=time.time())
+                if good:  # a trouble that is over is not said any more while the rest is sent
+                    rest = paths[number + AT_ONCE :]
+                    self._waits(rest, last=self._segment(good[-1]), last_at=time.time(), said=said)
                 if len(failures) == len(group):
                     break
         return said
@@ -190,6 +216,7 @@ class Relay:
         except (CheckFailed, OSError) as error:
             return " ".join(str(error).split())
         self._done.add(self._key(path))
+        self._found.pop(path, None)
         return None
 
     def _take_over(self, path: str) -> None:

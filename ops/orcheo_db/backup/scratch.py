@@ -59,6 +59,7 @@ class Target:
     lsn: str | None = None
     name: str | None = None
     timeline: int | None = None  # the one to follow; None: the newest
+    last: str | None = None  # the last segment of it in the archive: recovery to the end must have read that
 
     def options(self) -> list[str]:
         """pgBackRest's options for it."""

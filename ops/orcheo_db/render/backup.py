@@ -20,6 +20,7 @@ PORT = 8432  # pgBackRest's default for its TLS server
 REPOSITORY = "/var/lib/orcheo-backup"
 ROLE = "orcheo_backup"
 PARTIES = ("database", "archive", "backup", "restore")
+SECOND_CA = f"{SECRETS}/second-ca.crt"
 FIRST = "/var/lib/orcheo-first"  # where the `second` service sees the first repository, read-only
 
 
@@ -124,7 +125,7 @@ def second(spec: Spec) -> dict[str, str]:
         host, _, port = where.endpoint.partition(":")
         bucket |= {"repo1-azure-endpoint": host} | ({"repo1-storage-port": port} if port else {})
     if where.ca_file:
-        bucket["repo1-storage-ca-file"] = f"{SECRETS}/second-ca.crt"
+        bucket["repo1-storage-ca-file"] = SECOND_CA
     # A minute without a byte, nine times over, is pgBackRest's default.
     common = _common(spec) | bucket | {"io-timeout": "20"}
     own = _backing_up(where.retention.full, where.retention.differential)
@@ -197,5 +198,6 @@ def service(spec: Spec, installation_id: str, *, second: bool = False, account: 
         "installation_id": installation_id,
         "remote": second,
         "reach": _reach(backup.second, account) if second else "",
+        "ca_file": SECOND_CA if second and backup.second.ca_file else "",
         "place": _place(backup.second) if second else "",
     }

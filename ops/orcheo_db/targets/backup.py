@@ -21,7 +21,7 @@ SECOND = "second"  # the second repository's service, where the spec has one
 SECOND_SERVICES = ("pgbackrest-second", SECOND)  # in start order
 VOLUMES = ("archive", "backup", "scratch", "sockets", "second", "second-scratch")
 SAID = {
-    "second": "the second repository's state and its drills' evidence; the bucket stays",
+    "second": "the second repository's state and its drills' evidence; the bucket stays, and can be read with backup/second.key alone",
     "second-scratch": "a drill's cluster",
     "archive": "the WAL archive",
     "backup": "all backups and the drills' evidence",
