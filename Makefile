@@ -72,7 +72,7 @@ test: venv ## run every test (prepares Docker and images itself)
 	@$(PYTEST)
 
 test-faults: venv ## break the backups in every way that the tests know (some ten minutes)
-	@$(PYTEST) --faults tests/compose/test_backup_faults.py
+	@$(PYTEST) --faults tests/compose
 
 test-unit: venv ## run the tests that need no Docker
 	@$(PYTEST) tests/unit

@@ -154,8 +154,8 @@ def test_only_the_second_service_has_a_way_out_and_it_can_change_nothing(own: In
     ("changes", "secret", "words"),
     [
         ({}, "wrong", "403"),
-        ({"bucket": "no-such-bucket"}, None, "404"),
-        ({"ca_file": ""}, None, "certificate"),
+        pytest.param({"bucket": "no-such-bucket"}, None, "404", marks=pytest.mark.faults),
+        pytest.param({"ca_file": ""}, None, "certificate", marks=pytest.mark.faults),
     ],
 )
 def test_a_bucket_that_refuses_is_one_line_and_local_backups_go_on(
@@ -181,7 +181,10 @@ def test_a_bucket_that_refuses_is_one_line_and_local_backups_go_on(
     until(lambda: checks(own)["WAL relayed"]["ok"], "the relay's recovery")
 
 
+@pytest.mark.faults
 def test_an_outage_holds_nothing_up_and_loses_nothing(own: Installation, store: SeaweedFS):
+    until(lambda: backups(own), "the first backup in the bucket", 120)
+    execute(own, "CREATE TABLE IF NOT EXISTS second_probe (id int, body text)")
     store.stop()
     try:
         for _ in range(4):

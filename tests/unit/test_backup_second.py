@@ -199,6 +199,9 @@ class Bucket:
 
 @pytest.fixture
 def first(tmp_path: Path) -> Path:
+    home = tmp_path / "first" / "archive" / "orcheo"
+    home.mkdir(parents=True)
+    (home / "archive.info").touch()
     return tmp_path / "first"
 
 
@@ -243,18 +246,40 @@ def made(config: Config, first: Path, bucket: Bucket, told: list[str], tmp_path:
     return relay.Relay(config, told.append, first=first, scratch=tmp_path / "scratch")
 
 
+def ready(made: relay.Relay, since: str) -> None:
+    """As after its preparation, with a bound of the test's own."""
+    made._since, made._ready, made._inode = since, True, (made.home / "archive.info").stat().st_ino
+
+
+def test_the_segments_of_a_first_backup_under_way_are_taken_over(
+    made: relay.Relay, first: Path, bucket: Bucket
+) -> None:
+    """The archive appears while the relay starts, and the first backup has begun by then."""
+    info = first / "archive" / "orcheo" / "archive.info"
+    info.unlink()
+    assert made.look(Stop()) == relay.LOOK and bucket.pushed == []
+    info.touch()
+    begun = [arrive(first, 2), arrive(first, 3), arrive(first, 4)]
+    made.look(Stop())
+    assert sorted(bucket.pushed) == begun
+
+
 def test_what_comes_is_pushed_once_oldest_first(made: relay.Relay, first: Path, bucket: Bucket, config: Config) -> None:
-    arrive(first, 1)
-    now = arrive(first, 2)  # before there is a backup, what came before the present is of no use
-    assert made.look(Stop()) == relay.LOOK and bucket.pushed == [now]
+    old = next((first / "archive").rglob(f"{arrive(first, 1)}-*"))
+    os.utime(old, (1e9, 1e9))
+    lately = [
+        arrive(first, 2),
+        arrive(first, 3),
+    ]  # before there is a backup, what came long before the present is of no use
+    assert made.look(Stop()) == relay.LOOK and sorted(bucket.pushed) == lately
     (first / "archive" / "orcheo" / "17-1" / "00000002.history").write_text(
         "1\t0/3000000\tno recovery target specified\n"
     )
-    later = [arrive(first, 3), arrive(first, 3, timeline=2), arrive(first, 4, timeline=2)]
+    later = [arrive(first, 4), arrive(first, 4, timeline=2), arrive(first, 5, timeline=2)]
     (first / "archive" / "orcheo" / "17-1" / later[0][:16] / f"{later[0]}.partial-{'a' * 40}").touch()
     made.look(Stop())
     made.look(Stop())
-    assert sorted(bucket.pushed[1:]) == sorted(["00000002.history", *later])
+    assert sorted(bucket.pushed[2:]) == sorted(["00000002.history", *later])
     found = relay.read(config)
     assert found is not None and found.waiting == 0 and found.said is None and found.last == later[-1]
 
@@ -276,8 +301,7 @@ def test_a_bucket_that_refuses_is_said_once_and_asked_again(
     bucket.refuse.add("all")
     for number in range(1, 20):
         arrive(first, number)
-    made._since = "0" * 16
-    made._ready = True
+    ready(made, "0" * 24)
     assert made.look(Stop()) == relay.AGAIN == made.look(Stop())
     found = relay.read(config)
     assert found is not None and found.waiting == 19 and found.waiting_since is not None and "403" in str(found.said)
@@ -290,7 +314,7 @@ def test_a_bucket_that_refuses_is_said_once_and_asked_again(
 def test_one_damaged_segment_is_named_and_the_others_go_on(
     made: relay.Relay, first: Path, bucket: Bucket, config: Config
 ) -> None:
-    made._since, made._ready = "0" * 16, True
+    ready(made, "0" * 24)
     arrive(first, 1)
     bad = arrive(first, 2, content=b"not what its name says")
     for number in range(3, 8):
@@ -316,7 +340,7 @@ def test_a_defect_of_the_relay_is_said(made: relay.Relay, monkeypatch: pytest.Mo
 
 
 def test_a_segment_that_expires_meanwhile_is_no_failure(made: relay.Relay, first: Path, bucket: Bucket) -> None:
-    made._since, made._ready = "0" * 16, True
+    ready(made, "0" * 24)
     name = arrive(first, 1)
     paths = made._missing()
     next((first / "archive").rglob(f"{name}-*")).unlink()
@@ -327,7 +351,7 @@ def test_after_going_back_behind_the_oldest_backup_everything_is_of_use(
     made: relay.Relay, first: Path, bucket: Bucket
 ) -> None:
     """A restore to before the bucket's first backup: the new timeline's places in the WAL are smaller than that backup's."""
-    made._since, made._ready = "00000001" + "0" * 8 + f"{0x50:08X}", True
+    ready(made, "00000001" + "0" * 8 + f"{0x50:08X}")
     arrive(first, 0x40)
     new = [arrive(first, 0x20, timeline=2), arrive(first, 0x60)]
     made.look(Stop())
@@ -338,7 +362,6 @@ def test_another_cluster_in_the_first_repository_is_looked_at_anew(
     made: relay.Relay, first: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = first / "archive" / "orcheo" / "archive.info"
-    info.parent.mkdir(parents=True)
     info.write_text("one")
     arrive(first, 1)
     made.look(Stop())

@@ -31,6 +31,7 @@ from orcheo_db.secrets import write_private
 
 LOOK = 2.0  # seconds between looks at the first archive: little beside archive_timeout
 AGAIN = 30.0  # seconds until what failed is tried again: a bucket that can't be reached is not asked all the time
+PRESENT = 3600.0  # seconds
 AT_ONCE = 4  # segments pushed at the same time: each waits for the bucket more than it works
 _HISTORY = re.compile(r"([0-9A-F]{8})\.history")
 STATE = "relay.json"
@@ -94,6 +95,8 @@ class Relay:
     def look(self, stop: Stop) -> float:
         """One round; returns the seconds until the next."""
         said = None
+        if not (self.home / "archive.info").is_file():  # the first repository is being made
+            return LOOK
         try:
             self._prepare()
             missing = self._missing()
@@ -120,7 +123,8 @@ class Relay:
 
     def _prepare(self) -> None:
         """Once for a cluster: the stanza, and what the bucket has already."""
-        inode = (self.home / "archive.info").stat().st_ino if (self.home / "archive.info").is_file() else None
+        info = self.home / "archive.info"
+        inode = info.stat().st_ino
         if self._ready and inode == self._inode:
             return
         self._ready, self._inode = False, inode
@@ -131,12 +135,10 @@ class Relay:
             self._done |= {f"{home}/{segment}" for segment in segments}
         self._done |= {path for path in listed if _HISTORY.fullmatch(path.rpartition("/")[2])}
         begins = [backup.start_wal for backup in self._sink.info().backups]
-        # Without a backup nothing before the present is of use: the first one begins after the newest segment.
+        # Without a backup nothing before the present is of use. The present is an hour: the first one may have begun already.
         self._look()
-        newest = max(
-            (self._segment(path) for path in self._found if archive.WAL.fullmatch(path.rpartition("/")[2])),
-            default=None,
-        )
+        lately = [path for path, at in self._found.items() if not self._is_history(path) and at > time.time() - PRESENT]
+        newest = min((self._segment(path) for path in lately), default=None, key=lambda segment: segment[8:])
         self._since = min(begins, default=newest, key=lambda segment: segment[8:])
         self._ready = True
 
