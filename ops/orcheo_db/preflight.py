@@ -99,7 +99,7 @@ def check_storage(target: ComposeTarget) -> None:
 def check_second(target: ComposeTarget) -> None:
     """The second repository's credentials, before anything is made that would lack them."""
     if target.with_second:
-        backup.check_second(target)
+        backup.bucket(target)
 
 
 def check_secrets(target: ComposeTarget, *, new_secrets: bool) -> None:

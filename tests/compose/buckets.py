@@ -24,6 +24,7 @@ from pathlib import Path
 import docker
 
 from orcheo_db.secrets import Authority
+from tests.conftest import free_port
 
 WEED = Path(sys.executable).with_name("weed")
 READY_SECONDS = 60.0
@@ -34,12 +35,6 @@ AZURITE = "azurite@3.35.0"
 def bridge() -> str:
     """The address of this machine on Docker's default bridge."""
     return str(docker.from_env().networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"])
-
-
-def free_port(address: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
 
 
 class Server:
@@ -99,7 +94,7 @@ class SeaweedFS(Server):
         (directory / "s3.json").write_text(json.dumps({"identities": [who]}))
         (directory / "data").mkdir()
         self._ports = {name: port_with_grpc() for name in ("master", "volume", "filer")}
-        self._s3_grpc = free_port("127.0.0.1")
+        self._s3_grpc = free_port()
 
     @property
     def credentials(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from tests.compose.buckets import BUCKET, Azurite, SeaweedFS, Server, azurite
 from tests.compose.test_backup import execute, inside
 from tests.conftest import ROOT, Installation, free_port, remove_leftovers
+from tests.e2e.api import wait_until
 
 pytestmark = pytest.mark.disruptive
 PROJECT = "orcheo-db-test-second"
@@ -42,14 +43,6 @@ def credentials(own: Installation, text: str) -> None:
     file.write_text(text)
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what} did not come within {seconds:.0f} s"
-        time.sleep(0.5)
-    return found
-
-
 def backups(own: Installation) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = own.ok("backup", "list", "--repository", "second", "--json").json["backups"]
     return found
@@ -67,7 +60,7 @@ def relayed(own: Installation) -> bool:
     """Whether everything written so far is in the bucket."""
     segment = execute(own, "SELECT pg_walfile_name(pg_current_wal_insert_lsn())")[0][0]
     own.ok("backup", "point", f"p{time.monotonic_ns()}")
-    until(
+    wait_until(
         lambda: checks(own)["WAL relayed"]["found"].rpartition("the last was ")[2] >= segment,
         f"segment {segment} in the bucket",
     )
@@ -101,8 +94,8 @@ def own(
 
 
 def test_backups_and_wal_go_to_the_bucket(own: Installation, store: SeaweedFS):
-    first = until(lambda: backups(own), "the first backup in the bucket", 120)[0]
-    assert first["type"] == "full"
+    wait_until(lambda: bool(backups(own)), "the first backup in the bucket", 120)
+    assert backups(own)[0]["type"] == "full"
     assert relayed(own)
     assert all(check["ok"] for check in checks(own).values())
     deep = own.ok("backup", "check", "--deep", "--json").json
@@ -166,7 +159,7 @@ def test_a_bucket_that_refuses_is_one_line_and_local_backups_go_on(
         own.extra["ORCHEO_DB_SPEC"] = str(configured(tmp_path, "s3", store, **changes))
         credentials(own, store.credentials.replace(store.secret, secret or store.secret))
         own.ok("up")
-        until(lambda: not checks(own).get("WAL relayed", {"ok": True})["ok"], "word of the relay")
+        wait_until(lambda: not checks(own).get("WAL relayed", {"ok": True})["ok"], "word of the relay")
         found = own.run("backup", "check")
         assert found.code == 1 and "second repository" in found.message and found.message.count("\n") == 0
         assert words in " ".join(check["found"] for check in checks(own).values() if not check["ok"])
@@ -178,23 +171,23 @@ def test_a_bucket_that_refuses_is_one_line_and_local_backups_go_on(
         own.extra["ORCHEO_DB_SPEC"] = kept
         credentials(own, store.credentials)
         own.ok("up")
-    until(lambda: checks(own)["WAL relayed"]["ok"], "the relay's recovery")
+    wait_until(lambda: checks(own)["WAL relayed"]["ok"], "the relay's recovery")
 
 
 @pytest.mark.faults
 def test_an_outage_holds_nothing_up_and_loses_nothing(own: Installation, store: SeaweedFS):
-    until(lambda: backups(own), "the first backup in the bucket", 120)
+    wait_until(lambda: bool(backups(own)), "the first backup in the bucket", 120)
     execute(own, "CREATE TABLE IF NOT EXISTS second_probe (id int, body text)")
     store.stop()
     try:
         for _ in range(4):
             execute(own, "INSERT INTO second_probe SELECT i, md5(i::text) FROM generate_series(1, 20000) i")
             own.ok("backup", "point", f"outage-{time.monotonic_ns()}")
-        until(lambda: checks(own)["WAL relayed"]["ok"] is False, "word of the outage")
+        wait_until(lambda: checks(own)["WAL relayed"]["ok"] is False, "word of the outage")
         assert own.ok("backup", "run", "--json").json["type"] == "incr"
     finally:
         store.start()
-    until(lambda: checks(own)["WAL relayed"]["ok"], "the relay's recovery")
+    wait_until(lambda: checks(own)["WAL relayed"]["ok"], "the relay's recovery")
     assert relayed(own)
     deep = own.ok("backup", "check", "--deep", "--json").json["checks"]
     assert next(check for check in deep if check["name"] == "second repository: no gap in the archive")["ok"]
@@ -212,7 +205,7 @@ def test_azure(own: Installation, store: SeaweedFS, tmp_path: Path, tmp_path_fac
         own.extra["ORCHEO_DB_SPEC"] = str(configured(tmp_path, "azure", server))
         credentials(own, server.credentials)
         own.ok("up")
-        until(lambda: backups(own), "the first backup in the container", 120)
+        wait_until(lambda: bool(backups(own)), "the first backup in the container", 120)
         assert relayed(own) and all(check["ok"] for check in checks(own).values())
         assert own.ok("drill", "--repository", "second", "--switch", "--json").json["result"] == "pass"
     finally:
@@ -220,7 +213,7 @@ def test_azure(own: Installation, store: SeaweedFS, tmp_path: Path, tmp_path_fac
         credentials(own, store.credentials)
         own.ok("up")
         server.stop()
-    until(lambda: checks(own)["WAL relayed"]["ok"], "the relay's recovery")
+    wait_until(lambda: checks(own)["WAL relayed"]["ok"], "the relay's recovery")
 
 
 def test_a_lost_host_comes_back_elsewhere(own: Installation, store: SeaweedFS, tmp_path: Path):

@@ -17,6 +17,7 @@ from orcheo_db.errors import CheckFailed
 
 WAL = re.compile(r"([0-9A-F]{24})-[0-9a-f]{40}(?:\.(?:zst|lz4|gz|bz2))?")  # as pgBackRest names a segment's file
 _HISTORY_ID = re.compile(r"\d+-\d+")  # PostgreSQL's major and a counter: the directory of one cluster's WAL
+SEGMENT = 16 * 2**20  # bytes: initdb's default, which this toolkit's clusters have
 _LOG = re.compile(r"[0-9A-F]{16}")
 
 
@@ -104,6 +105,11 @@ def gaps(config: Config, oldest: str | None) -> list[tuple[str, str]]:
 def number(segment: str) -> int:
     """A segment's place in the WAL, counted in segments of 16 MB."""
     return (int(segment[8:16], 16) << 8) + int(segment[16:24], 16)
+
+
+def begin(segment: str) -> int:
+    """The position of a segment's first byte."""
+    return number(segment) * SEGMENT
 
 
 def history(config: Config, timeline: int) -> str | None:

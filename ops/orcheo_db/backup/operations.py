@@ -49,11 +49,8 @@ def make_stanza(config: Config, heard: Heard) -> list[str]:
     Raises:
         UserError: the repository belongs to another cluster, or the key does not open it. CheckFailed: pgBackRest can't do it.
     """
-    for directory in (config.evidence, config.state):
-        directory.mkdir(mode=0o700, exist_ok=True)
-    with exclusive(
-        config.state / "stanza.lock", STANZA_SECONDS, "making the stanza"
-    ):  # the relay and a job may come at once
+    # The relay and a job may come at once.
+    with exclusive(config.state / "stanza.lock", STANZA_SECONDS, "making the stanza"):
         return _make_stanza(config, heard)
 
 
@@ -272,25 +269,23 @@ def _points_in_bucket(config: Config) -> list[dict[str, str]]:
     return found
 
 
-def offload(config: Config, first: Path = FIRST) -> int:
-    """Put the drills' evidence of both repositories and the restore points into the bucket, beside the backups; returns how many files.
+def offload(config: Config, first: Path = FIRST) -> None:
+    """Put the drills' evidence of both repositories and the restore points into the bucket, beside the backups.
 
     Raises:
         CheckFailed: the bucket does not take them.
     """
-    pgbackrest, done = PgBackRest(config, local=True), 0
+    pgbackrest = PgBackRest(config, local=True)
     for name, directory in (("first", first / "evidence"), ("second", config.evidence)):
         place = f"{OFFLOADED}/evidence-{name}"
         there = set(pgbackrest.run("repo-ls", place).splitlines())
         for file in sorted(directory.glob("*.json")) if directory.is_dir() else ():
             if file.name not in there or file.name == evidence.CHAIN:
                 pgbackrest.put(f"{place}/{file.name}", file.read_bytes())
-                done += 1
     if (file := first / "state" / POINTS).is_file():
         # Those of a machine that was lost stay: this one's own list begins anew.
         found = {entry["name"]: entry for entry in [*_points_in_bucket(config), *json.loads(file.read_text())]}
         pgbackrest.put(f"{OFFLOADED}/{POINTS}", json.dumps(list(found.values()), indent=2).encode())
-    return done
 
 
 def _write(file: Path, content: Any) -> None:

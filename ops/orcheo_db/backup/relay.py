@@ -31,9 +31,9 @@ from orcheo_db.secrets import write_private
 
 LOOK = 2.0  # seconds between looks at the first archive: little beside archive_timeout
 AGAIN = 30.0  # seconds until what failed is tried again: a bucket that can't be reached is not asked all the time
-PRESENT = 3600.0  # seconds
+PRESENT = 3600.0  # seconds before the relay's start: what came earlier, no first backup that is under way needs
 AT_ONCE = 4  # segments pushed at the same time: each waits for the bucket more than it works
-_HISTORY = re.compile(r"([0-9A-F]{8})\.history")
+_HISTORY = re.compile(r"[0-9A-F]{8}\.history")
 STATE = "relay.json"
 
 
@@ -73,9 +73,8 @@ class Relay:
         self._done: set[str] = set()
         # What lies before this segment, on its timeline or an earlier one, is of no use to any backup of the second repository.
         self._since: str | None = None
-        self._inode: int | None = (
-            None  # of the first repository's archive.info: another repository, or cluster, has another
-        )
+        # Of the first repository's archive.info: another repository, or cluster, has another.
+        self._inode: int | None = None
         self._told: str | None = None
         self._stamps: dict[str, int] = {}
         self._found: dict[str, float] = {}
@@ -100,7 +99,8 @@ class Relay:
         try:
             self._prepare()
             missing = self._missing()
-            self._waits(missing)
+            if missing:
+                self._waits(missing)
             said = self._push(missing, stop)
         except (UserError, CheckFailed, OSError) as error:
             said = " ".join(str(error).split())
@@ -123,8 +123,7 @@ class Relay:
 
     def _prepare(self) -> None:
         """Once for a cluster: the stanza, and what the bucket has already."""
-        info = self.home / "archive.info"
-        inode = info.stat().st_ino
+        inode = (self.home / "archive.info").stat().st_ino
         if self._ready and inode == self._inode:
             return
         self._ready, self._inode = False, inode
@@ -133,13 +132,13 @@ class Relay:
         listed = archive.files(self.config)
         for home, segments in archive.segments(listed).items():
             self._done |= {f"{home}/{segment}" for segment in segments}
-        self._done |= {path for path in listed if _HISTORY.fullmatch(path.rpartition("/")[2])}
+        self._done |= {path for path in listed if self._is_history(path)}
         begins = [backup.start_wal for backup in self._sink.info().backups]
         # Without a backup nothing before the present is of use. The present is an hour: the first one may have begun already.
         self._look()
         lately = [path for path, at in self._found.items() if not self._is_history(path) and at > time.time() - PRESENT]
-        newest = min((self._segment(path) for path in lately), default=None, key=lambda segment: segment[8:])
-        self._since = min(begins, default=newest, key=lambda segment: segment[8:])
+        oldest = min((self._segment(path) for path in lately), default=None, key=lambda segment: segment[8:])
+        self._since = min(begins, default=oldest, key=lambda segment: segment[8:])
         self._ready = True
 
     @staticmethod
@@ -148,8 +147,7 @@ class Relay:
 
     def _key(self, path: str) -> str:
         """How a file is known in the second archive: there its name may have another suffix."""
-        name = path.rpartition("/")[2]
-        return path if _HISTORY.fullmatch(name) else f"{path.partition('/')[0]}/{name[:24]}"
+        return path if self._is_history(path) else f"{path.partition('/')[0]}/{self._segment(path)}"
 
     def _look(self) -> None:
         """See what is new in the first archive: only directories that changed are read, and they may be expired meanwhile."""
@@ -174,7 +172,7 @@ class Relay:
 
     def _see(self, file: Path) -> None:
         path = str(file.relative_to(self.home))
-        if (archive.WAL.fullmatch(file.name) or _HISTORY.fullmatch(file.name)) and self._key(path) not in self._done:
+        if (archive.WAL.fullmatch(file.name) or self._is_history(path)) and self._key(path) not in self._done:
             with suppress(FileNotFoundError):
                 self._found[path] = file.stat().st_mtime
 

@@ -86,7 +86,7 @@ def check_target(config: Config, target: Target) -> Backup:
         fitting = [backup for backup in backups if parse_lsn(backup.stop_lsn) <= wanted]
         if not fitting:
             raise UserError(f"LSN {target.lsn} is outside of the archive: {span}")
-        if wanted > _end(newest[0]):
+        if wanted > archive.begin(newest[0]) + archive.SEGMENT:
             raise UserError(f"LSN {target.lsn} is outside of the archive: {span} in segment {newest[0]}")
         return fitting[-1]
     if target.name is not None:
@@ -114,11 +114,6 @@ def _readable(config: Config) -> Info:
     if not info.backups:
         raise UserError("there is no backup to restore: run `orcheo-db backup run --type full`")
     return info
-
-
-def _end(segment: str) -> int:
-    """The position after a segment's last byte (16 MB segments)."""
-    return (int(segment[8:16], 16) << 32) + (int(segment[16:24], 16) + 1) * 16 * 2**20
 
 
 def run(config: Config, target: Target, heard: Heard, extract: Extract | None = None) -> dict[str, Any]:
@@ -183,8 +178,9 @@ def check_end(target: Target, history: Path) -> None:
     if target.last is None or target.time or target.lsn or target.name:
         return
     ended = list(archive.parse_history(history.read_text(encoding="ascii")).values())[-1]
-    begin = archive.number(target.last) * 16 * 2**20
-    if ended - begin <= SEGMENT_HEADER:  # before it, or at its beginning, where the one before ends
+    if (
+        ended - archive.begin(target.last) <= SEGMENT_HEADER
+    ):  # before it, or at its beginning, where the one before ends
         raise CheckFailed(
             f"recovery ended at LSN {ended >> 32:X}/{ended & 0xFFFFFFFF:X}, and the archive goes on to segment {target.last}: WAL in between is missing"
             " or could not be read (`orcheo-db backup check`); what lies before it: --to a moment before that, --to-lsn"

@@ -130,38 +130,33 @@ class App(_Model):
     environment: Annotated[dict[Variable, VariableValue], Field(description="a table of environment variables")] = {}
 
 
-class BackupSchedule(_Model):
-    """When each kind of job is due: cron's five fields (minute hour day month weekday), UTC."""
+class SecondSchedule(_Model):
+    """When each kind of job of the second repository is due: cron's five fields (minute hour day month weekday), UTC."""
 
     full: Cron
     differential: Cron
+    drill: Cron
+
+
+class BackupSchedule(SecondSchedule):
+    """When each kind of job of the first repository is due."""
+
     incremental: Cron
     logical: Cron
-    drill: Cron
-
-
-class BackupRetention(_Model):
-    """What is kept: numbers of full and of differential backups (pgBackRest's) and of logical copies, days of evidence."""
-
-    full: Annotated[int, whole(1, 1000, "full backups")]
-    differential: Annotated[int, whole(1, 1000, "differential backups")]
-    logical: Annotated[int, whole(1, 1000, "logical copies")]
-    evidence_days: Annotated[int, whole(30, 36500, "days")]
-
-
-class SecondSchedule(_Model):
-    """When each kind of job of the second repository is due, as in BackupSchedule."""
-
-    full: Cron
-    differential: Cron
-    drill: Cron
 
 
 class SecondRetention(_Model):
-    """What the second repository keeps, as in BackupRetention."""
+    """What the second repository keeps: numbers of full and of differential backups (pgBackRest's)."""
 
     full: Annotated[int, whole(1, 1000, "full backups")]
     differential: Annotated[int, whole(1, 1000, "differential backups")]
+
+
+class BackupRetention(SecondRetention):
+    """What the first repository keeps, also numbers of logical copies and days of evidence."""
+
+    logical: Annotated[int, whole(1, 1000, "logical copies")]
+    evidence_days: Annotated[int, whole(30, 36500, "days")]
 
 
 class SecondRepository(_Model):

@@ -58,17 +58,12 @@ def postgres_files(target: ComposeTarget) -> list[File]:
     return files
 
 
-def check_second(target: ComposeTarget) -> None:
-    """Whether what the second repository needs of the user is there.
+def bucket(target: ComposeTarget) -> tuple[dict[str, str], list[File]]:
+    """pgBackRest's options with the bucket's credentials, and the files that the user names.
 
     Raises:
-        UserError: credentials or a file that they or the spec name are missing or wrong.
+        UserError: credentials, or a file that they or the spec name, are missing or wrong.
     """
-    _bucket(target)
-
-
-def _bucket(target: ComposeTarget) -> tuple[dict[str, str], list[File]]:
-    """pgBackRest's options with the bucket's credentials, and the files that the user names."""
     where = target.spec.backup.second
     given = backup_secrets.credentials(target.store, where.type)
     options, files = {}, []
@@ -88,7 +83,7 @@ def _bucket(target: ComposeTarget) -> tuple[dict[str, str], list[File]]:
 
 def _second_files(target: ComposeTarget) -> list[File]:
     """The second repository's service: the bucket's credentials are its own, and the first repository's key is for reading its WAL."""
-    options, files = _bucket(target)
+    options, files = bucket(target)
     options = {"repo1-cipher-pass": backup_secrets.read(target.store, SECOND_KEY).decode().strip()} | options
     text = "[global]\n" + "".join(f"{name}={value}\n" for name, value in options.items())
     account = options.get("repo1-azure-account", "")
