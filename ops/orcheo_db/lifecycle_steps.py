@@ -12,11 +12,12 @@ from orcheo_db.targets.compose import ComposeTarget
 
 HEALTHY_SECONDS = 180  # a first boot on a slow disk takes some 20 s, crash recovery after 4 GB of WAL up to two minutes
 RECOVERING_SECONDS = 3600  # redo of 16 GB of WAL (size large) on a slow disk; while it lasts the server says so
+PAUSE_SECONDS = 0.5  # between two looks at a service that starts: a check is a process in its container
 CONFIG_EXIT = 78  # sysexits.h EX_CONFIG: the postgres image refuses the volume
 
 
 def start(target: ComposeTarget, service: str, seconds: float) -> None:
-    """Create or start one service and wait until Docker calls it healthy.
+    """Create or start one service and wait until it is healthy.
 
     Raises:
         UserError: the image refuses its volume (its own line says what and what to do).
@@ -39,7 +40,7 @@ def launch(target: ComposeTarget, *services: str) -> None:
 
 
 def wait_until_healthy(target: ComposeTarget, service: str, seconds: float, existed: Container | None) -> None:
-    """Wait until Docker calls a service healthy; `existed`: its container before the start, for the words shown.
+    """Wait until a service passes its health check; `existed`: its container before the start, for the words shown.
 
     Raises:
         UserError: the image refuses its volume. CheckFailed: it ended or did not become healthy in time.
@@ -54,7 +55,7 @@ def wait_until_healthy(target: ComposeTarget, service: str, seconds: float, exis
         while True:
             container.reload()
             state = container.attrs["State"]
-            if state.get("Health", {}).get("Status") == "healthy":
+            if state.get("Health", {}).get("Status") == "healthy" or target.answers(container):
                 return
             # It may have been restarting for a while because of what has just been mended: three more ends count, not those.
             refuses = state["Status"] == "restarting" and state["ExitCode"] == CONFIG_EXIT
@@ -69,7 +70,7 @@ def wait_until_healthy(target: ComposeTarget, service: str, seconds: float, exis
                 raise CheckFailed(
                     f"service {service} was not healthy after {seconds:.0f} s: {words} (docker logs {container.name})"
                 )
-            time.sleep(0.25)
+            time.sleep(PAUSE_SECONDS)
 
 
 def is_recovering(target: ComposeTarget, service: str) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.compose.conftest import containers
 from tests.conftest import PROGRAM, ROOT, Installation
+from tests.e2e.api import wait_until
 
 
 def states(own: Installation) -> dict[str, str]:
@@ -53,6 +54,22 @@ def test_status(installation: Installation):
     ]  # fmt: skip
     assert document["backups"]["ok"] and document["backups"]["said"].startswith("newest 20")
     assert document["app_sees"]["acts_as"] == "orcheo"
+
+
+def test_a_start_waits_for_the_health_check_and_not_for_dockers_first_run_of_it(installation: Installation):
+    target = installation.target()
+    target.restart("postgres")
+    container = target.container("postgres")
+    assert container is not None
+    wait_until(lambda: target.answers(container), "postgres to pass its health check", 60)
+    container.reload()
+    assert container.attrs["State"]["Health"]["Status"] == "starting"
+    assert {s.name: s.health for s in target.services()}["postgres"] == "healthy"  # what `status` and `doctor` show
+    container.pause()
+    try:
+        assert not target.answers(container)
+    finally:
+        container.unpause()
 
 
 def test_only_pgbouncer_is_published_and_on_loopback(installation: Installation):

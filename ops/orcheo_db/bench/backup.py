@@ -34,7 +34,7 @@ ROW = 1000  # bytes, half of them random: compresses about as run history does
 ROUNDS, SECONDS, CLIENTS = 3, 30, 8  # of writes with and without archiving, in turn
 MB = 2**20
 _ROWS = """
-INSERT INTO orcheo_bench.rows SELECT i, repeat(md5(random()::text), 16) || (SELECT string_agg(md5(random()::text || i), '') FROM generate_series(1, 15))
+INSERT INTO orcheo_bench.rows SELECT i, repeat(md5(random()::text), 16) || (SELECT string_agg(md5(random()::text || i || j), '') FROM generate_series(1, 15) j)
   FROM generate_series({first}, {last}) i
 """
 _WRITE = "INSERT INTO orcheo_bench.writes (body) VALUES (repeat(md5(random()::text), 30));\n"
