@@ -117,7 +117,7 @@ def backup_check(context: Context, /, deep: bool) -> None:
         out.print(table)
     if failed:
         raise CheckFailed(
-            f"{len(failed)} of {len(found['checks'])} checks failed: {failed[0]['name']}: {failed[0]['found']}"
+            f"{len(failed)} of {len(found['checks'])} checks failed ({', '.join(check['name'] for check in failed)}): {failed[0]['found']}"
         )
 
 
