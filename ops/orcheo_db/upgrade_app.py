@@ -27,8 +27,11 @@ COMMAND = "orcheo-db upgrade-app"
 APP_KEY = "/run/orcheo-db/app"  # where the job finds the app's secrets
 
 
-def job(target: ComposeTarget, command: str, slug: str | None = None) -> dict[str, Any]:
+def job(target: ComposeTarget, command: str, slug: str | None = None, *, key: str | None = None) -> dict[str, Any]:
     """Run one command of `orcheo_db.upgrade` in a container of the init job's service; returns its document.
+
+    Args:
+        key: a vault key for it ("": none); default: the one of the app that runs here.
 
     Raises:
         UserError: exit code 2 of the job; CheckFailed: any other failure. Both with the job's own last line.
@@ -39,7 +42,7 @@ def job(target: ComposeTarget, command: str, slug: str | None = None) -> dict[st
         f"--env=ORCHEO_TRACE_RETENTION_DAYS={app.trace_retention_days}",
     ]
     secrets = target.store.path / "mounts" / "app" / "secrets"
-    if target.with_app:
+    if target.with_app and key is None:
         options += [
             f"--env=ORCHEO_DB_VAULT_KEY_FILE={APP_KEY}/{app_secrets.VAULT_KEY}",
             f"--volume={secrets}:{APP_KEY}:ro",
@@ -48,8 +51,11 @@ def job(target: ComposeTarget, command: str, slug: str | None = None) -> dict[st
             # attachments of chats that a bridge release kept in files; by its full name, which Compose takes as it is
             options.append(f"--volume={target.project}_apphome:/home/orcheo:ro")
     words = ["python", "-m", "orcheo_db.upgrade", command, "--json", *(["--workspace", slug] if slug else [])]
-    with step(f"Upgrade: {command}"):
-        result = target.compose("run", "--rm", "--no-deps", "-T", *options, "init", *words)
+    words += ["--key-from-stdin"] if key else []
+    with step(f"Upgrade: {command}" if key is None else "Asking the app's own stores"):
+        result = target.compose(
+            "run", "--rm", "--no-deps", "-T", *options, "init", *words, input=f"{key}\n" if key else None
+        )
     if result.code != 0:
         line = next(
             (x for x in reversed(result.stderr.splitlines()) if x.startswith("upgrade: ")), last_line(result.stderr)
@@ -112,7 +118,7 @@ def upgrade(target: ComposeTarget, slug: str | None, *, check: bool = False) -> 
 
 
 def _upgrade(target: ComposeTarget, slug: str | None, found: dict[str, Any]) -> dict[str, Any]:
-    with _stopped_app(target):
+    with stopped_app(target):
         backup = dump.make(target, f"before-{target.spec.versions.orcheo}")
         applied = job(target, "apply", slug)
     try:
@@ -151,7 +157,7 @@ def _state(target: ComposeTarget, backup: Path) -> str:
 
 
 @contextmanager
-def _stopped_app(target: ComposeTarget) -> Iterator[None]:
+def stopped_app(target: ComposeTarget) -> Iterator[None]:
     """Stop the app's processes; started again as they were where the body fails (then nothing was changed)."""
     were = []
     for name in app_lifecycle.PROCESSES:
@@ -181,7 +187,7 @@ def back(target: ComposeTarget, file: Path) -> dict[str, Any]:
     name, moment = target.spec.database.name, dump.stamp()
     restored, aside = f"{name}_back_{moment}", f"{name}_failed_{moment}"
     with lifecycle.exclusive(target.store):
-        with _stopped_app(target):
+        with stopped_app(target):
             dump.restore_beside(target, file, restored)
             pooler = target.container("pgbouncer")
             if pooler is not None:

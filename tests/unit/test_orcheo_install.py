@@ -37,6 +37,16 @@ def test_extra_requirements_and_options() -> None:
     assert chosen.arguments == ("--exclude-newer=2026-05-14", *pair, "mcp<2", "orcheo-sdk==0.28.0")
 
 
+def test_known_needs_of_an_old_pair() -> None:
+    chosen = installer.plan("0.15.0", "0.15.0", "", LOCK_TEXT)
+    *options, orcheo, backend, agentensor = chosen.arguments
+    assert options == ["--exclude-newer=2025-12-24", "--exclude-newer-package=agentensor=2026-05-14"]
+    assert (orcheo, backend, agentensor) == ("orcheo==0.15.0", "orcheo-backend==0.15.0", "agentensor==0.1.2")
+    assert (
+        installer.plan("0.15.0", "0.15.0", "mcp<2", LOCK_TEXT).arguments[-1] == "mcp<2"
+    )  # what is given replaces them
+
+
 def test_committed_lock_has_hashes_and_no_address() -> None:
     text = installer.LOCK.read_text(encoding="utf-8")
     pair = installer.locked_pair(text)

@@ -31,6 +31,8 @@ TEST_SUITES = ("pandas/tests", "pyarrow/tests")
 # installed and run; a pair that is not here is tried as it is.
 KNOWN_NEEDS = {
     ("0.34.0", "0.30.0"): "mcp<2 orcheo-sdk==0.28.0",  # the last bridge release: PostgreSQL and SQLite
+    # The last release that knows SQLite only, as of its own day; its agentensor 0.0.4 does not import with that day's langgraph.
+    ("0.15.0", "0.15.0"): "--exclude-newer=2025-12-24 --exclude-newer-package=agentensor=2026-05-14 agentensor==0.1.2",
 }
 HEADER = re.compile(r"^# orcheo==(?P<orcheo>\S+) orcheo-backend==(?P<backend>\S+) python==(?P<python>\S+)$")
 

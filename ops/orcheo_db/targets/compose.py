@@ -142,20 +142,22 @@ class ComposeTarget(Target):
         )
         return found[0] if found else None
 
-    def compose(self, *arguments: str) -> Result:
+    def compose(self, *arguments: str, input: str | None = None) -> Result:
         """Run Compose with this project's file and values; its own progress is in the result's stderr."""
         files = [word for name in self.compose_files for word in ("--file", name)]
-        return self._compose(self.root, "--env-file", str(self.store.path / "compose.env"), *files, *arguments)
+        words = ("--env-file", str(self.store.path / "compose.env"), *files, *arguments)
+        return self._compose(self.root, *words, input=input)
 
     def compose_by_name(self, *arguments: str) -> Result:
         """Run Compose on this project's containers by its name alone, without any file."""
         return self._compose(self.root / "tests", "--project-name", self.project, *arguments)
 
-    def _compose(self, directory: Path, *arguments: str) -> Result:
+    def _compose(self, directory: Path, *arguments: str, input: str | None = None) -> Result:
         # What is in the caller's environment would win over the env file: only what Docker itself needs goes through.
         env = {key: os.environ[key] for key in DOCKER_ENVIRONMENT if key in os.environ}
         argv = [*compose_command(), "--progress", "plain", *arguments]
-        done = subprocess.run(argv, cwd=directory, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        told: dict[str, Any] = {"stdin": subprocess.DEVNULL} if input is None else {"input": input}
+        done = subprocess.run(argv, cwd=directory, env=env, capture_output=True, text=True, **told)
         return Result(done.returncode, done.stdout, done.stderr)
 
     def run(self, service: str, argv: Sequence[str], *, input: str | None = None) -> Result:
@@ -216,7 +218,9 @@ class ComposeTarget(Target):
         if container.status != "running" or words[0] not in ("CMD", "CMD-SHELL"):
             return False
         argv = words[1:] if words[0] == "CMD" else ["sh", "-c", words[1]]
-        done = subprocess.run(["docker", "exec", str(container.id), *argv], stdin=subprocess.DEVNULL, capture_output=True)
+        done = subprocess.run(
+            ["docker", "exec", str(container.id), *argv], stdin=subprocess.DEVNULL, capture_output=True
+        )
         return done.returncode == 0
 
     # --- endpoints ------------------------------------------------------------------------------------------------------

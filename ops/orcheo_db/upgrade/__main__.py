@@ -1,4 +1,4 @@
-"""`python -m orcheo_db.upgrade inspect|apply|attachments|verify [--workspace SLUG] [--json]`; exit codes 0 done, 1 the answer is no,
+"""`python -m orcheo_db.upgrade inspect|apply|attachments|verify [--workspace SLUG] [--key-from-stdin] [--json]`; exit codes 0 done, 1 the answer is no,
 2 wrong input.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 from orcheo_db.bootstrap.job import read_job
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.upgrade import report
+from orcheo_db.upgrade.inspect import KEY
 from orcheo_db.upgrade.session import opened
 
 COMMANDS = ("inspect", "apply", "attachments", "verify")
@@ -59,10 +60,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m orcheo_db.upgrade", description=__doc__)
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--workspace", metavar="SLUG", help="where rows go whose workspace does not exist")
+    parser.add_argument("--key-from-stdin", action="store_true", help="the vault key is the first line of stdin")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout and nothing else there")
     options = parser.parse_args(argv)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _stop)
+    if options.key_from_stdin:
+        os.environ[KEY] = sys.stdin.readline().strip()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="upgrade: %(name)s: %(message)s")
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what the app prints on its way must not end up in the document

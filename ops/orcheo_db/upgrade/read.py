@@ -109,7 +109,8 @@ class Reader:
                 workflow_id=scope.workflow_ids[0] if scope.workflow_ids else None,
                 roles=list(scope.roles),
             )
-            opened += bool(vault.reveal_secret(credential_id=credential.id, context=context))
+            # An empty secret is one.
+            opened += vault.reveal_secret(credential_id=credential.id, context=context) is not None
         if self.decrypt:
             self.seen.add("credentials decrypted", opened, len(found), where)
         # Without a context the stores give every scope; what they filter is the workspace.
@@ -203,12 +204,12 @@ def environment(dsn: str) -> dict[str, str]:
 def everything(job: Job, active: Sequence[Workspace]) -> Seen:
     """Read all rows of the active workspaces, then what belongs to none (LangGraph's)."""
     seen = Seen()
+    decrypt = vault_key() is not None  # before the throw-away key stands in the environment
     # Straight to the server.
     os.environ.update(
         environment(job.login(APP_LOGINS[0], options=SESSION_OPTIONS, application_name="orcheo-db upgrade"))
     )
     workarounds.apply(prepared_statements=True)
-    decrypt = vault_key() is not None
     if not decrypt:
         seen.notes.append("no vault key was given, so no credential was decrypted")
     with psycopg.connect(job.login(APP_LOGINS[0], options=SESSION_OPTIONS), autocommit=True) as connection:

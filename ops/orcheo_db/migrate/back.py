@@ -1,0 +1,414 @@
+"""From PostgreSQL back into SQLite files of the release that the data came from, with all rows written since and the originals again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from orcheo_db.bootstrap.job import APP_LOGINS
+from orcheo_db.errors import CheckFailed, UserError
+from orcheo_db.migrate import langgraph, text
+from orcheo_db.migrate.convert import (
+    CHATKIT,
+    EXTRA,
+    RENAMED,
+    WORKSPACE,
+    Converted,
+    Converter,
+    Kept,
+    dumps,
+    from_whole,
+    loads,
+    unform,
+)
+from orcheo_db.migrate.layout import ARCHIVE, BY_NAME, DERIVED, Table
+from orcheo_db.migrate.source import Source
+from orcheo_db.migrate.state import TARGETS, Catalogue, State
+from orcheo_db.migrate.sync import ROWID
+from orcheo_db.migrate.verify import from_target, normal
+
+Connection = psycopg.Connection[Any]
+BATCH = 500  # rows read at a time
+LEFT_BEHIND = "left-behind.jsonl"
+
+
+@dataclass
+class Back:
+    """What was written. left: what the old release has no place for: "table" or "table.column" to number."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    originals: int = 0
+    left: dict[str, int] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+
+
+class Writer:
+    """Writes one installation's files. out: a directory that is there and empty."""
+
+    def __init__(
+        self, conn: Connection, state: State, catalogue: Catalogue, converters: Mapping[str, Converter], out: Path
+    ) -> None:
+        self.conn, self.state, self.catalogue, self.converters, self.out = conn, state, catalogue, converters, out
+        self.done = Back()
+        self.left = (out / LEFT_BEHIND).open("w", encoding="utf-8")
+
+    def everything(self) -> Back:
+        """All files and tables; the caller holds a transaction in which nothing changes."""
+        for file, statements in self.state.files.items():
+            with closing(sqlite3.connect(self.out / file, isolation_level=None)) as writing:
+                writing.execute("PRAGMA synchronous = OFF")
+                for statement in statements:
+                    if statement.upper().startswith(("CREATE INDEX", "CREATE UNIQUE", "CREATE TRIGGER")):
+                        continue
+                    writing.execute(statement)
+                writing.execute("BEGIN")
+                for name, table in self.state.tables.items():
+                    if table["file"] == file:
+                        self._table(writing, name, table["columns"])
+                writing.execute("COMMIT")
+                for statement in statements:  # faster over rows that are there
+                    if statement.upper().startswith(("CREATE INDEX", "CREATE UNIQUE", "CREATE TRIGGER")):
+                        writing.execute(statement)
+                writing.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                writing.execute("PRAGMA synchronous = FULL")
+            self.done.files.append(file)
+        self._new_tables()
+        self.left.close()
+        if not self.done.left:
+            (self.out / LEFT_BEHIND).unlink()
+        return self.done
+
+    def _table(self, writing: sqlite3.Connection, name: str, columns: Sequence[str]) -> None:
+        known = BY_NAME.get(name)
+        insert = f'INSERT INTO "{name}" ({", ".join(chr(34) + c + chr(34) for c in columns)}) VALUES ({", ".join("?" * len(columns))})'
+        rows = self._archived(name) if known is None else self._rows(known, columns)
+        count = 0
+        ours = set(self.state.ours.get(known.into, ())) if known else set()
+        for row in rows:
+            if ours and row.get("id") in ours:
+                continue
+            writing.execute(insert, [_store(row.get(column)) for column in columns])
+            count += 1
+        self.done.rows[name] = count
+
+    def _archived(self, name: str) -> Iterator[dict[str, Any]]:
+        place = self.conn.execute("SELECT to_regclass(%s) IS NOT NULL", (f'{ARCHIVE}."{name}"',)).fetchone()
+        if not (place and place[0]):
+            return
+        with self.conn.cursor(name=f"archive_{name}") as cursor:
+            cursor.execute(
+                sql.SQL("SELECT row::text FROM {} ORDER BY {}").format(
+                    sql.Identifier(ARCHIVE, name), sql.Identifier(ROWID)
+                )
+            )
+            for (row,) in cursor:
+                yield from_whole(row.encode())
+
+    def _rows(self, known: Table, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The rows of one table for SQLite, those of the quarantine among them."""
+        into = known.into
+        types = self.catalogue.types[into]
+        names = list(types)
+        selected = [
+            sql.SQL("{}").format(sql.Identifier(c))
+            if types[c] == "bytea"
+            else sql.SQL("{}::text").format(sql.Identifier(c))
+            for c in names
+        ]
+        order = sql.SQL(", ").join(map(sql.Identifier, self.catalogue.keys[into]))
+        if "created_at" in types and "created_at" not in self.catalogue.keys[into]:
+            order = sql.SQL("created_at, {}").format(order)
+        moved = self._moved_keys(known)
+        with self.conn.cursor(name=f"back_{into}", binary=True) as cursor:
+            cursor.execute(
+                sql.SQL("SELECT {} FROM public.{} ORDER BY {}").format(
+                    sql.SQL(", ").join(selected), sql.Identifier(into), order
+                )
+            )
+            while batch := cursor.fetchmany(BATCH):
+                rows = [dict(zip(names, row, strict=True)) for row in batch]
+                keys = [self._key(known, row, moved) for row in rows]
+                kept = self._kept(known.name, keys)
+                blobs = self._blobs(rows) if known.name == "checkpoints" else {}
+                files = self._contents(rows) if known.name == "chat_attachments" else {}
+                for key, row in zip(keys, rows, strict=True):
+                    made = self._one(known, columns, row, types, kept.get(key, []))
+                    if known.name == "checkpoints":
+                        made["checkpoint"] = langgraph.join(str(row["checkpoint"]), blobs.get(key, {}))
+                        made["type"] = "msgpack"
+                        made["metadata"] = str(made["metadata"]).encode()
+                    if row.get("id") in files:
+                        self._file(str(row["id"]), str(row["name"]), files[row["id"]])
+                    yield made
+        query = "SELECT original FROM orcheo_archive.quarantine WHERE tab = %s AND col IS NULL ORDER BY key"
+        for (original,) in self.conn.execute(query, (known.name,)).fetchall():
+            self.done.originals += 1
+            yield from_whole(bytes(original))
+
+    def _key(
+        self, known: Table, row: Mapping[str, Any], moved: Mapping[tuple[str, ...], tuple[str, ...]]
+    ) -> tuple[str, ...]:
+        key = tuple(str(row[name]) for name in known.key)
+        return moved.get(key, key)
+
+    def _moved_keys(self, known: Table) -> dict[tuple[str, ...], tuple[str, ...]]:
+        """For the tables whose key holds a workspace: the key in PostgreSQL to the key in SQLite."""
+        if known.name not in ("store", "plugin_installations"):
+            return {}
+        home = self.state.home.id
+        found: dict[tuple[str, ...], tuple[str, ...]] = {}
+        query = "SELECT key FROM orcheo_archive.quarantine WHERE tab = %s AND reason = %s AND col IS NOT NULL"
+        for (key,) in self.conn.execute(query, (known.name, WORKSPACE)):
+            first, second = key
+            rest = first[len(first.partition(".")[0]) :]
+            found[(home + rest, second) if known.name == "store" else (first, home)] = (first, second)
+        return found
+
+    def _kept(self, table: str, keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], list[Kept]]:
+        query = """
+            SELECT q.key, q.col, q.path, q.original, q.form, q.reason FROM orcheo_archive.quarantine q
+             WHERE q.tab = %s AND q.col IS NOT NULL AND q.key = ANY (SELECT ARRAY(SELECT jsonb_array_elements_text(k)) FROM unnest(%s::jsonb[]) k)
+        """
+        found: dict[tuple[str, ...], list[Kept]] = {}
+        for key, column, path, original, form, reason in self.conn.execute(
+            query, (table, [json.dumps(key) for key in keys])
+        ):
+            found.setdefault(tuple(key), []).append(
+                Kept(column, path, None if original is None else bytes(original), form, reason)
+            )
+        return found
+
+    def _one(
+        self, known: Table, columns: Sequence[str], row: dict[str, Any], types: Mapping[str, str], kept: Sequence[Kept]
+    ) -> dict[str, Any]:
+        document = {name: row.get(name) for name in known.models if name in row}
+        for one in kept:
+            if one.path is not None and one.column in document and document[one.column] is not None:
+                document[one.column] = self._path(known, row, str(document[one.column]), one)
+        for name, value in document.items():
+            if value is not None and known.kept:
+                document[name] = self._known_keys(known, row, name, str(value))
+        made: dict[str, Any] = {}
+        originals = {one.column: one for one in kept if one.path is None}
+        for name in columns:
+            to = known.renamed.get(name, name)
+            value = document.get(to, row.get(to)) if to in types else None
+            original = originals.get(name)
+            if original is not None and self._is_unchanged(known, name, to, row, original):
+                made[name] = unform(original.original, original.form)
+                self.done.originals += 1
+            elif to in types:
+                made[name] = _back(types[to], value, sqlite_times=known.sqlite_times, zone=name == "expires_at")
+                if name in known.texts and made[name] is not None:
+                    made[name] = text.python_style(made[name])
+                if name in known.blobs and isinstance(made[name], str):
+                    made[name] = made[name].encode()
+        for to in types:
+            if (
+                to not in {known.renamed.get(c, c) for c in columns}
+                and row.get(to) is not None
+                and to not in DERIVED.get(known.name, ())
+            ):
+                self._leave(known, row, to, from_target(types[to], row[to]))
+        return made
+
+    def _is_unchanged(self, known: Table, name: str, to: str, row: Mapping[str, Any], kept: Kept) -> bool:
+        """Whether the app has left alone what stands for an original."""
+        value = row.get(to)
+        if kept.reason == EXTRA or (kept.reason == WORKSPACE and name != "workspace_ids"):
+            return True
+        converter = self.converters[known.name]
+        if kept.reason == RENAMED:
+            return bool(value == self.state.home.renames.get((known.name, str(row["id"]))))
+        if kept.reason == WORKSPACE:
+            before = loads(bytes(kept.original or b"[]").decode()) if kept.original else []
+            listed = {w if w in self.state.home.known else None for w in before} if isinstance(before, list) else set()
+            now = json.loads(value) if value else []
+            return {w for w in listed if w} <= set(now) and len(now) <= max(len(before), 1)
+        try:
+            i = next(i for i, (_, n, _) in enumerate(converter.pairs) if n == name)
+        except StopIteration:
+            return True
+        stand_in = converter.makers[i](unform(kept.original, kept.form), Converted())
+        kind, apart = converter.types[to], self._set_by_us(known, name, row)
+        return normal(kind, stand_in, apart) == normal(kind, from_target(kind, value), apart)
+
+    def _set_by_us(self, known: Table, name: str, row: Mapping[str, Any]) -> frozenset[str]:
+        """Keys of a payload that the migration itself has set: they say nothing of what the app did."""
+        scoped = known.scoped
+        if scoped is None or not scoped.payload or name != "payload":
+            return frozenset()
+        found = {"workspace_id"} | ({"scope"} if scoped.scope else set())
+        if scoped.unique and row.get(scoped.unique) == self.state.home.renames.get((known.name, str(row["id"])), ""):
+            found.add(scoped.unique)
+        return frozenset(found)
+
+    def _path(self, known: Table, row: Mapping[str, Any], document: str, one: Kept) -> str:
+        found = loads(document)
+        if not isinstance(found, dict) or one.path not in found:
+            return document
+        original = loads(bytes(one.original or b"null").decode())
+        if one.reason == RENAMED and found[one.path] != self.state.home.renames.get((known.name, str(row["id"]))):
+            return document
+        if one.path == "scope":
+            before, now = dict(original), dict(found["scope"])
+            before.pop("workspace_ids", None)
+            now.pop("workspace_ids", None)
+            if dumps(before) != dumps(now):
+                return document
+        found[one.path] = original
+        self.done.originals += 1
+        return dumps(found).decode()
+
+    def _known_keys(self, known: Table, row: Mapping[str, Any], column: str, document: str) -> str:
+        """Without what the old release's model does not know: it refuses a document with more."""
+        allowed = known.kept[self.state.release]
+        found = loads(document)
+        if not isinstance(found, dict) or set(found) <= allowed:
+            return document
+        for key in sorted(set(found) - allowed):
+            value = found.pop(key)
+            if (
+                value is not None
+                and not (key == "workspace_id" and self.state.release == "0.15")
+                and not _repeats(row, key, value)
+            ):
+                self._leave(known, row, f"{column}.{key}", dumps(value).decode())
+        return dumps(found).decode()
+
+    def _leave(self, known: Table, row: Mapping[str, Any], column: str, value: Any) -> None:
+        if (column == "workspace_id" and value == self.state.home.id) or value in ("f", ""):
+            return
+        name = f"{known.name}.{column}"
+        self.done.left[name] = self.done.left.get(name, 0) + 1
+        key = [str(row[name]) for name in known.key if name in row]
+        shown = bytes(value).hex() if isinstance(value, bytes | memoryview) else value
+        self.left.write(json.dumps({"table": known.name, "key": key, "column": column, "value": shown}) + "\n")
+
+    def _blobs(self, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], dict[str, tuple[str, bytes]]]:
+        query = """
+            SELECT c.thread_id, c.checkpoint_ns, c.checkpoint_id, b.channel, b.type, b.blob
+              FROM unnest(%s::text[], %s::text[], %s::text[]) k(t, n, i)
+              JOIN checkpoints c ON c.thread_id = k.t AND c.checkpoint_ns = k.n AND c.checkpoint_id = k.i
+             CROSS JOIN LATERAL jsonb_each_text(c.checkpoint -> 'channel_versions') v
+              JOIN checkpoint_blobs b ON b.thread_id = c.thread_id AND b.checkpoint_ns = c.checkpoint_ns AND b.channel = v.key AND b.version = v.value
+        """
+        keys = [[str(row[name]) for row in rows] for name in ("thread_id", "checkpoint_ns", "checkpoint_id")]
+        found: dict[tuple[str, ...], dict[str, tuple[str, bytes]]] = {}
+        for thread, space, checkpoint, channel, kind, blob in self.conn.execute(query, keys, binary=True):
+            found.setdefault((thread, space, checkpoint), {})[channel] = (kind, bytes(blob or b""))
+        return found
+
+    def _contents(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+        query = "SELECT attachment_id, content FROM chat_attachment_blobs WHERE attachment_id = ANY (%s)"
+        return {
+            key: bytes(content)
+            for key, content in self.conn.execute(query, ([str(row["id"]) for row in rows],), binary=True)
+        }
+
+    def _file(self, key: str, name: str, content: bytes) -> None:
+        """An attachment's contents become a file again, where both classes of old releases look for it."""
+        directory = self.out / CHATKIT
+        directory.mkdir(exist_ok=True)
+        (directory / f"{key}_{text.restore(name)}".translate({0: "_", ord("/"): "_"})).write_bytes(content)
+
+    def _new_tables(self) -> None:
+        """Rows of tables that the old release doesn't have: they stay in PostgreSQL, and are said."""
+        covered = {BY_NAME[name].into for name in self.state.tables if name in BY_NAME} | set(TARGETS[-2:])
+        skipped = {"checkpoint_migrations", "store_migrations", "hosted_app_runtime_state"}
+        ours = set(self.state.ours)
+        for table in self.catalogue.types:
+            if table in covered or table in skipped or table in ours:
+                continue
+            row = self.conn.execute(sql.SQL("SELECT count(*) FROM public.{}").format(sql.Identifier(table))).fetchone()
+            if row and row[0]:
+                self.done.left[table] = int(row[0])
+                for (document,) in self.conn.execute(
+                    sql.SQL("SELECT to_jsonb(t)::text FROM public.{} t").format(sql.Identifier(table))
+                ):
+                    self.left.write(json.dumps({"table": table, "row": json.loads(document)}) + "\n")
+
+
+def _repeats(row: Mapping[str, Any], key: str, value: Any) -> bool:
+    """Whether a payload's key only says again what a column of the row says."""
+    return row.get(key) is not None and str(row[key]) == str(value)
+
+
+def _store(value: Any) -> Any:
+    """For SQLite's binding: text with lone surrogates (bytes that were no UTF-8) goes in as those bytes, cast to text by the caller."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return value.encode("utf-8", "surrogateescape")
+    return value
+
+
+def _back(kind: str, value: Any, *, sqlite_times: bool, zone: bool) -> Any:  # noqa: PLR0911 - one a type
+    """A value that PostgreSQL gave (as text; bytea as bytes) for SQLite."""
+    if value is None:
+        return None
+    match kind:
+        case "bytea":
+            return bytes(value)
+        case "jsonb":
+            return text.from_jsonb(str(value))
+        case "timestamp with time zone":
+            return text.from_timestamp(str(value), sqlite_style=sqlite_times, zone=zone)
+        case "boolean":
+            return 1 if value in ("true", "t") else 0
+        case "integer" | "bigint" | "smallint":
+            return int(value)
+        case _:
+            return text.restore(str(value))
+
+
+def quiet(conn: Connection) -> None:
+    """Nobody works as the app.
+
+    Raises:
+        UserError: somebody does.
+    """
+    query = """
+        SELECT pid, application_name, client_addr::text FROM pg_stat_activity
+         WHERE datname = current_database() AND usename = ANY (%s) AND state <> 'idle' ORDER BY pid
+    """
+    busy = conn.execute(query, (list(APP_LOGINS),)).fetchall()
+    if busy:
+        pid, name, address = busy[0]
+        raise UserError(
+            f"the app still works on the database (server process {pid}, {name or 'no name'} from {address}): stop it first. Nothing was changed."
+        )
+
+
+def lock(conn: Connection) -> None:
+    """For the rest of this transaction nobody writes; reading goes on.
+
+    Raises:
+        CheckFailed: somebody does not let go of a table.
+    """
+    tables = sql.SQL(", ").join(sql.Identifier("public", name) for name in TARGETS)
+    try:
+        conn.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(tables))
+    except psycopg.errors.LockNotAvailable as error:
+        raise CheckFailed(
+            f"a table is in use ({error.diag.message_primary}): stop the app and run it again. Nothing was changed."
+        ) from None
+
+
+def beside(original: Source, out: Path) -> list[str]:
+    """Copy what the old release needs beside its databases: the vault's key file; returns the names."""
+    copied = []
+    for file in sorted(original.directory.glob("*.key")):
+        shutil.copy2(file, out / file.name)
+        copied.append(file.name)
+    return copied

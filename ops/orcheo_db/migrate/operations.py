@@ -1,0 +1,348 @@
+"""The commands: copy, verify, cut over. Each is written over a DSN and a directory for its own files, for any target."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psycopg import sql
+
+from orcheo_db.errors import CheckFailed, UserError
+from orcheo_db.migrate import back, run, state, vault
+from orcheo_db.migrate.convert import Converter, Options
+from orcheo_db.migrate.home import Lookup
+from orcheo_db.migrate.layout import BY_NAME, Table
+from orcheo_db.migrate.pool import Pool
+from orcheo_db.migrate.run import Report
+from orcheo_db.migrate.source import Column, Found, Source, look, needs_copy, snapshot, writers
+from orcheo_db.migrate.state import COPIED, COPYING, CUT_OVER, ROLLED_BACK, State
+from orcheo_db.migrate.sync import Setting
+from orcheo_db.migrate.verify import Check, Compared, surplus
+
+SNAPSHOT, FINAL = "snapshot", "final"
+
+
+@dataclass(frozen=True)
+class Place:
+    """The target. dsn: its administrator's, direct. work: a directory for snapshots."""
+
+    dsn: str
+    work: Path
+
+
+@contextmanager
+def _opened(place: Place) -> Iterator[run.Connection]:
+    conn = run.connected(place.dsn)
+    try:
+        run.alone(conn)
+        yield conn
+    finally:
+        conn.close()
+
+
+def migrate(place: Place, directory: Path, options: Options, workspace: str | None, report: Report) -> dict[str, Any]:
+    """Copy everything; run again it goes on, or brings what has changed since.
+
+    Raises:
+        UserError: wrong input; nothing was changed. CheckFailed: it could not be finished; run it again.
+    """
+    original = look(directory)
+    vault.check(original)
+    with _opened(place) as conn:
+        state.catalogue(conn)
+        before = state.read(conn)
+        state.refuse_others(conn, before, run.identity(original.origin))
+        # Only a copy that was cut off goes on with its snapshot; any other is of an earlier moment, or of another source.
+        if before is None or before.phase == COPIED:
+            shutil.rmtree(place.work / SNAPSHOT, ignore_errors=True)
+        taken = snapshot(original, place.work / SNAPSHOT)
+        source = look(taken.directory, original.origin)
+        found = run.begin(conn, source, original, options, workspace)
+        chosen = run.options_of(found, options)
+        counts = run.copy(place.dsn, conn, source, found, chosen, report)
+        conn.execute("UPDATE orcheo_archive.migration SET verified_at = NULL")
+        return {
+            "source": found.source,
+            "release": found.release,
+            **counts,
+            "quarantine": quarantine(conn),
+            "home": _home(found),
+        }
+
+
+def verify(place: Place, directory: Path, options: Options, report: Report) -> dict[str, Any]:
+    """Compare the target with the snapshot that was copied, row by row.
+
+    Raises:
+        UserError: nothing was copied from there.
+    """
+    original = look(directory)
+    key = vault.check(original)
+    with _opened(place) as conn:
+        found = _found(conn, original)
+        if found.phase == COPYING:
+            raise UserError("the copy is not finished: run `orcheo-db migrate run` again, it goes on where it was")
+        if not (place.work / SNAPSHOT).is_dir():
+            raise UserError(
+                f"the snapshot in {place.work} is gone: `orcheo-db migrate run` takes a new one and brings what has changed since"
+            )
+        source = look(place.work / SNAPSHOT, original.origin)
+        results = run.verify(place.dsn, conn, source, found, run.options_of(found, options), report)
+        ok = all(result.ok for result in results)
+        if ok:
+            state.stamp(conn, "verified_at")
+        else:
+            _forget(conn, found, results)
+        tables = [result.document() for result in results]
+        return {"ok": ok, "tables": tables, "quarantine": quarantine(conn), "key": key}
+
+
+def _forget(conn: run.Connection, found: State, results: list[Compared]) -> None:
+    """Have the next `run` bring what differs again."""
+    with conn.transaction():
+        for result in results:
+            for lo in result.bad:
+                conn.execute("DELETE FROM orcheo_archive.chunk WHERE tab = %s AND lo = %s", (result.table, lo))
+                conn.execute("DELETE FROM orcheo_archive.quarantine WHERE tab = %s AND lo = %s", (result.table, lo))
+        found.report["suspects"] = [result.table for result in results if not result.ok]
+        state.write(conn, found)
+
+
+def cutover(
+    place: Place, directory: Path, options: Options, report: Report, finish: Callable[[dict[str, str]], Path], *, force: bool = False
+) -> dict[str, Any]:  # fmt: skip
+    """With the old app stopped: bring what has changed since the copy, verify that, and write the new environment.
+
+    Args:
+        finish: takes the new app's environment and writes it; returns where.
+        force: go on although a process has a file open (its reader is known).
+
+    Raises:
+        UserError: nothing was copied, or something still writes. CheckFailed: what was brought differs; nothing was cut over.
+    """
+    original = look(directory)
+    busy = writers(original)
+    if busy and not force:
+        raise UserError(
+            f"the old app still runs: {busy[0]}{f' and {len(busy) - 1} more' if len(busy) > 1 else ''}: stop it first (or --force, if that only reads)."
+            " Nothing was changed."
+        )
+    begun = time.monotonic()
+    key = vault.check(original)
+    stamps = _stamps(original)
+    with _opened(place) as conn:
+        found = _found(conn, original)
+        if found.phase != COPIED:
+            raise UserError("the copy is not finished: run `orcheo-db migrate run` first, while the old app may go on")
+        verified = conn.execute("SELECT verified_at IS NOT NULL FROM orcheo_archive.migration").fetchone()
+        source, direct = original, True
+        if any(needs_copy(original.directory / name) for name in original.files):
+            shutil.rmtree(place.work / FINAL, ignore_errors=True)
+            source, direct = look(snapshot(original, place.work / FINAL).directory, original.origin), False
+        found = run.begin(conn, source, original, options, None)
+        chosen = run.options_of(found, options)
+        counts = run.copy(place.dsn, conn, source, found, chosen, report)
+        results = _verify(
+            place, conn, source, found, chosen, counts["tasks"], report, everything=not (verified and verified[0])
+        )
+        if any(not result.ok for result in results):
+            bad = next(result for result in results if not result.ok)
+            raise CheckFailed(
+                f"table {bad.table} differs after the last pass ({bad.wrong[0][0]}: {bad.wrong[0][1]}): nothing was cut over, the old app may go on."
+                " `orcheo-db migrate verify` says more"
+            )
+        if stamps != _stamps(original):
+            raise CheckFailed(
+                "a file changed during the cutover: the old app still writes. Nothing was cut over: stop it and run it again"
+            )
+        if key:
+            _note_key(conn, key)
+        environment = {"ORCHEO_VAULT_ENCRYPTION_KEY": key} if key else {}
+        file = finish(environment)
+        found.phase = CUT_OVER
+        with conn.transaction():
+            state.write(conn, found)
+            state.stamp(conn, "cut_over_at")
+        seconds = round(time.monotonic() - begun, 1)
+        for name in (SNAPSHOT, FINAL):
+            shutil.rmtree(place.work / name, ignore_errors=True)
+        return {
+            "downtime_seconds": seconds,
+            "rows_compared": sum(result.rows for result in results),
+            "changed": counts["changed"],
+            "read_directly": direct,
+            "fully_verified": bool(verified and verified[0]),
+            "environment": str(file),
+            "quarantine": quarantine(conn),
+        }
+
+
+def rollback(place: Place, directory: Path, out: Path, options: Options, report: Report) -> dict[str, Any]:
+    """Write PostgreSQL's present rows into SQLite files of the old release in `out`, and compare them with PostgreSQL.
+
+    Args:
+        directory: the user's own, for the vault's key file and for attachments; it is only read. out: is made; must not exist.
+
+    Raises:
+        UserError: nothing was migrated from there, the app works, or `out` exists. CheckFailed: what was written differs.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists: name a directory that doesn't with --to. Nothing was changed.")
+    with _opened(place) as conn:
+        found = state.read(conn)
+        if found is None or found.phase == COPYING:
+            raise UserError(
+                "this target holds no migration that was finished: there is nothing to take back. Nothing was changed."
+            )
+        if found.source != run.identity(directory):
+            raise UserError(
+                f"the target holds the migration of {found.source}, not of {run.identity(directory)}. Nothing was changed."
+            )
+        back.quiet(conn)
+        chosen = run.options_of(found, options)
+        part = out.with_name(f"{out.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(mode=0o700, parents=True)
+        begun = time.monotonic()
+        with conn.transaction():
+            back.lock(conn)
+            catalogue = state.catalogue(conn)
+            written = _write(conn, found, catalogue, chosen, part)
+            if directory.is_dir():
+                written.files += back.beside(look(directory), part)
+            results = _compare_back(place, conn, found, chosen, part, directory, report)
+            ok = all(result.ok for result in results)
+            if ok:
+                part.rename(out)
+                found.phase = ROLLED_BACK
+                found.report["rolled_back_to"] = str(out)
+                state.write(conn, found)
+        tables = [result.document() for result in results]
+        if not ok:
+            bad = next(result for result in results if not result.ok)
+            raise CheckFailed(
+                f"table {bad.table} of {part} differs from PostgreSQL ({bad.wrong[0][0]}: {bad.wrong[0][1]}): the files are left there to be looked at,"
+                " and are not to be used"
+            )
+        return {
+            "directory": str(out), "release": found.release, "seconds": round(time.monotonic() - begun, 1), "rows": written.rows,
+            "originals": written.originals, "left_behind": written.left, "files": written.files, "tables": tables,
+        }  # fmt: skip
+
+
+def _write(conn: run.Connection, found: State, catalogue: state.Catalogue, options: Options, part: Path) -> back.Back:
+    empty = Source(part, part)
+    converters = {}
+    lookup = Lookup(empty, found.home)
+    for name, table in found.tables.items():
+        known = BY_NAME.get(name)
+        if known is not None:
+            shape = Found(table["file"], name, tuple(Column(c, "") for c in table["columns"]), known, True)
+            converters[name] = Converter(empty, shape, catalogue.types, catalogue.nullable, found.home, options, lookup)
+    return back.Writer(conn, found, catalogue, converters, part).everything()
+
+
+def _compare_back(
+    place: Place, conn: run.Connection, found: State, options: Options, part: Path, directory: Path, report: Report
+) -> list[Compared]:  # fmt: skip
+    """The files against the database, as if they were to be migrated; less what the old release has no place for."""
+    source = look(part, directory)
+    ignore = {}
+    for name, table in found.tables.items():
+        known = BY_NAME.get(name)
+        if known is not None:
+            columns = frozenset({"workspace_id"} if "workspace_id" not in table["columns"] else ())
+            unknown = _unknown_keys(conn, known, found) if known.kept else frozenset()
+            ignore[name] = (columns, unknown | (frozenset({"workspace_id"}) if columns else frozenset()))
+    chosen = Options(options.naive, False, (*options.attachments, part), options.moment)
+    return run.verify(place.dsn, conn, source, found, chosen, report, ignore)
+
+
+def _unknown_keys(conn: run.Connection, known: Table, found: State) -> frozenset[str]:
+    query = sql.SQL("SELECT DISTINCT jsonb_object_keys(payload) FROM public.{} WHERE jsonb_typeof(payload) = 'object'")
+    return (
+        frozenset(key for (key,) in conn.execute(query.format(sql.Identifier(known.into)))) - known.kept[found.release]
+    )
+
+
+def _verify(
+    place: Place, conn: run.Connection, source: Source, found: State, options: Options, changed: list[tuple[str, int]], report: Report, *,
+    everything: bool,
+) -> list[Compared]:  # fmt: skip
+    """The chunks that were brought just now, and the number of rows of every table; all of them where none was compared before."""
+    if everything:
+        return run.verify(place.dsn, conn, source, found, options, report)
+    catalogue = state.catalogue(conn)
+    setting = Setting(place.dsn, source, catalogue, found.home, options, found.widths)
+    results = {table.name: Compared(table.name) for table in source.tables}
+    if changed:
+        pool = Pool(setting)
+        try:
+            pool.run((Check(table, lo) for table, lo in changed), lambda one: results[one.table].add(one))
+        finally:
+            pool.close()
+    counted = {name: Compared(name) for name in results}
+    for tab, rows in conn.execute("SELECT tab, sum(rows)::bigint FROM orcheo_archive.chunk GROUP BY tab"):
+        if tab in counted:
+            counted[tab].rows = int(rows)
+    surplus(conn, found, source, catalogue, counted)
+    for name, result in results.items():
+        result.mismatches += counted[name].mismatches
+        result.wrong += counted[name].wrong
+    return list(results.values())
+
+
+def _note_key(conn: run.Connection, key: str) -> None:
+    """So that a rollback knows that the vault's key did not change: its digest, not the key."""
+    digest = hashlib.sha256(b"orcheo-db migrate " + key.encode()).hexdigest()
+    conn.execute(
+        "UPDATE orcheo_archive.migration SET report = report || jsonb_build_object('vault_key', %s::text)", (digest,)
+    )
+
+
+def _found(conn: run.Connection, original: Source) -> State:
+    found = state.read(conn)
+    if found is None:
+        raise UserError(f"nothing was copied from {original.origin} to this target: run `orcheo-db migrate run` first")
+    if found.source != run.identity(original.origin):
+        raise UserError(f"the target holds the migration of {found.source}, not of {run.identity(original.origin)}")
+    if found.phase not in (COPYING, COPIED):
+        state.refuse_others(conn, found, found.source)
+    return found
+
+
+def quarantine(conn: run.Connection) -> list[dict[str, Any]]:
+    """What is kept beside the rows: table, column, reason and number."""
+    query = "SELECT tab, col, reason, count(*), bool_or(lossy) FROM orcheo_archive.quarantine GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
+    return [
+        {"table": tab, "column": column, "reason": reason, "count": count, "lossy": lossy}
+        for tab, column, reason, count, lossy in conn.execute(query)
+    ]
+
+
+def _home(found: State) -> dict[str, Any]:
+    decided = found.home
+    return {
+        "workspace": decided.slug or None, "id": decided.id or None, "new": decided.new,
+        "renamed": [{"table": t, "id": i, "new": n} for (t, i), n in sorted(decided.renames.items())],
+    }  # fmt: skip
+
+
+def _stamps(source: Source) -> dict[str, tuple[int, int]]:
+    found = {}
+    for name in source.files:
+        for end in ("", "-wal"):
+            path = source.directory / f"{name}{end}"
+            if path.exists():
+                stat = path.stat()
+                found[path.name] = (stat.st_size, stat.st_mtime_ns)
+    return found
+
+
+__all__ = ["Place", "cutover", "migrate", "rollback", "verify"]

@@ -1,0 +1,487 @@
+"""Copying a source into the target with several processes; what is interrupted goes on where it was."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import psycopg
+from psycopg import sql
+
+from orcheo_db.bootstrap.job import OWNER
+from orcheo_db.errors import CheckFailed, UserError
+from orcheo_db.migrate import home, state
+from orcheo_db.migrate.convert import Options
+from orcheo_db.migrate.layout import ARCHIVE, ATTACHMENT_BLOBS, BLOBS, COUNTERS
+from orcheo_db.migrate.pool import Pool
+from orcheo_db.migrate.source import Found, Source, connect, opened, schema
+from orcheo_db.migrate.state import APPLICATION, COPIED, COPYING, TARGETS, Catalogue, State
+from orcheo_db.migrate.sync import ROWID, Done, Setting, Task, Worker
+from orcheo_db.migrate.verify import Compared, everything
+from orcheo_db.upgrade import workspaces
+
+Connection = psycopg.Connection[Any]
+CHUNK_BYTES = 16 * 2**20  # of SQLite's values in one transaction: some tenths of a second of work
+ORPHAN_SECONDS = 20.0  # until processes of a run that was killed have noticed and gone
+
+
+@dataclass
+class Progress:
+    """What is done, for the bar: bytes are SQLite's own values."""
+
+    total: int
+    bytes: int = 0
+    rows: int = 0
+    table: str = ""
+    begun: float = field(default_factory=time.monotonic)
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second."""
+        return self.bytes / max(time.monotonic() - self.begun, 0.001)
+
+    @property
+    def left(self) -> float:
+        """Seconds, at the rate until now."""
+        return max(self.total - self.bytes, 0) / self.rate if self.bytes else 0.0
+
+
+Report = Callable[[Progress], None]
+
+
+def identity(origin: Path) -> str:
+    """How a source is named in its target: its directory on its machine."""
+    return f"{socket.gethostname()}:{origin.resolve()}"
+
+
+def connected(dsn: str) -> Connection:
+    """A connection that acts as the tables' owner.
+
+    Raises:
+        UserError: no connection.
+    """
+    try:
+        conn: Connection = psycopg.connect(
+            dsn, autocommit=True, application_name=APPLICATION, prepare_threshold=None, connect_timeout=15
+        )
+    except psycopg.OperationalError as error:
+        raise UserError(
+            f"the target can't be reached: {' '.join(str(error).split())[:300]}: is it up (`make status`)?"
+        ) from None
+    state.settle(conn)
+    return conn
+
+
+def alone(conn: Connection) -> None:
+    """Only one migration works on a target: wait for the processes of one that was killed, refuse one that lives.
+
+    Raises:
+        UserError: another one is at work.
+    """
+    deadline = time.monotonic() + ORPHAN_SECONDS
+    while True:
+        row = conn.execute("SELECT pg_try_advisory_lock(hashtext('orcheo_archive'), 1)").fetchone()
+        others = conn.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND datname = current_database() AND pid <> pg_backend_pid()",
+            (APPLICATION,),
+        ).fetchone()
+        if row and row[0] and others and others[0] == 0:
+            return
+        if row and row[0]:
+            conn.execute("SELECT pg_advisory_unlock(hashtext('orcheo_archive'), 1)")
+        if time.monotonic() > deadline:
+            raise UserError(
+                "another `orcheo-db migrate` is at work on this target: wait for it, or end it. Nothing was changed."
+            )
+        time.sleep(0.5)
+
+
+def begin(conn: Connection, source: Source, original: Source, options: Options, workspace: str | None) -> State:
+    """The state of this source's migration in the target: begun, or gone on with.
+
+    Args:
+        source: what is read (a snapshot). original: the user's own directory, for the files' form.
+
+    Raises:
+        UserError: the target is another migration's, or not empty; no such workspace.
+    """
+    state.prepare(conn)
+    name = identity(original.origin)
+    with conn.transaction():
+        conn.execute("LOCK TABLE orcheo_archive.migration IN EXCLUSIVE MODE")
+        found = state.read(conn)
+        state.refuse_others(conn, found, name)
+        there = workspaces.present(conn)
+        if found is None:
+            decided = home.find(source, there, workspace)
+            found = State(
+                name, source.release, COPYING, schema(original), {}, settings(options), decided, {}, [], {}, {}
+            )  # fmt: skip
+            _make_home(conn, found)
+        else:
+            found.home = home.find(source, there, workspace, found.home)
+            _make_home(conn, found)
+            found.files = schema(original)
+        found.tables = {
+            t.name: {"file": t.file, "columns": list(t.names)} for t in source.tables if t.name not in COUNTERS
+        }
+        for table in source.tables:
+            found.widths.setdefault(table.name, width(source, table))
+            if table.known is None and table.name not in COUNTERS:
+                _archive_table(conn, table)
+        state.write(conn, found)
+    return found
+
+
+def settings(options: Options) -> dict[str, Any]:
+    """The options that the rows depend on, as JSON."""
+    return {"naive": str(options.naive), "moment": options.moment}
+
+
+def options_of(found: State, options: Options) -> Options:
+    """The options that a migration was begun with win over those of a later call.
+
+    Raises:
+        UserError: another zone is asked for than at the beginning.
+    """
+    if found.options["naive"] != str(options.naive):
+        raise UserError(
+            f"this migration was begun with --naive-timestamps {found.options['naive']}, and {options.naive} is asked for now: rows that were"
+            " copied would not change. Go on with the former. Nothing was changed."
+        )
+    return Options(options.naive, options.strict, options.attachments, found.options["moment"])
+
+
+def zone(name: str) -> Any:
+    """A time zone by its name.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        return UTC if name.upper() == "UTC" else ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise UserError(f"--naive-timestamps {name}: no such time zone; give one like UTC or Europe/Zurich") from None
+
+
+def _make_home(conn: Connection, found: State) -> None:
+    decided = found.home
+    if decided.id and decided.new and "workspaces" not in found.ours:
+        if not conn.execute("SELECT 1 FROM workspaces WHERE id::text = %s", (decided.id,)).fetchone():
+            workspaces.create(conn, workspaces.Destination(decided.id, decided.slug, True))
+        found.ours["workspaces"] = [decided.id]
+
+
+def _archive_table(conn: Connection, table: Found) -> None:
+    if not re.fullmatch(r"\w{1,60}", table.name) or table.name in ("migration", "chunk", "quarantine"):
+        raise UserError(
+            f"table {table.name!r} of {table.file} has a name that the archive can't take: rename it in a copy of the directory. Nothing was changed."
+        )
+    conn.execute(
+        sql.SQL("CREATE TABLE IF NOT EXISTS {} ({} bigint PRIMARY KEY, row json NOT NULL)").format(
+            sql.Identifier(ARCHIVE, table.name), sql.Identifier(ROWID)
+        )
+    )
+
+
+def width(source: Source, table: Found) -> int:
+    """Rowids a chunk: some CHUNK_BYTES of the table's rows, by a sample."""
+    if not table.rowid or (table.known and table.known.whole):
+        return 2**62
+    names = " + ".join(f'coalesce(length("{name}"), 0)' for name in table.names)
+    with opened(source.directory / table.file) as connection:
+        low, high = connection.execute(f'SELECT min(rowid), max(rowid) FROM "{table.name}"').fetchone()
+        if low is None:
+            return 1000
+        sizes = [
+            row[0]
+            for at in {low + (high - low) * i // 8 for i in range(9)}
+            for row in connection.execute(f'SELECT {names} FROM "{table.name}" WHERE rowid >= ? LIMIT 20', (at,))
+        ]
+    mean = max(sum(sizes) / len(sizes), 50.0)
+    return max(int(CHUNK_BYTES / mean), 10)
+
+
+def tasks(conn: Connection, source: Source, found: State, table: Found, *, fresh: bool) -> Iterator[Task]:
+    """The chunks of a table: where the source has rows, and where it had some."""
+    step = found.widths[table.name]
+    noted = [
+        int(lo)
+        for (lo,) in conn.execute("SELECT lo FROM orcheo_archive.chunk WHERE tab = %s ORDER BY lo", (table.name,))
+    ]
+    if not table.rowid or step >= 2**62:
+        yield Task(table.name, -(2**61), fresh)
+        return
+    with opened(source.directory / table.file) as connection:
+        low, high = connection.execute(f'SELECT min(rowid), max(rowid) FROM "{table.name}"').fetchone()
+    first, last = (0, 0) if low is None else (low // step * step, high // step * step + step)
+    for lo in (lo for lo in noted if lo < first):
+        yield Task(table.name, lo, False)
+    # A table may have a few rows of very high rowids: empty stretches are skipped.
+    lo = first
+    with opened(source.directory / table.file) as connection:
+        while lo < last:
+            row = connection.execute(f'SELECT min(rowid) FROM "{table.name}" WHERE rowid >= ?', (lo,)).fetchone()
+            upto = last if row[0] is None else row[0] // step * step
+            for gone in (n for n in noted if lo <= n < min(upto, last)):
+                yield Task(table.name, gone, False)
+            if row[0] is None:
+                break
+            yield Task(table.name, upto, fresh)
+            lo = upto + step
+    for lo in (lo for lo in noted if lo >= last):
+        yield Task(table.name, lo, False)
+
+
+def _whole(table: Found) -> bool:
+    return table.name not in COUNTERS
+
+
+def copy(dsn: str, conn: Connection, source: Source, found: State, options: Options, report: Report) -> dict[str, Any]:
+    """Bring the target to what the source holds; returns counts.
+
+    Raises:
+        CheckFailed: it could not be finished; running it again goes on.
+    """
+    catalogue = state.catalogue(conn)
+    fresh = found.phase == COPYING
+    if fresh:
+        _drop_indexes(conn, found)
+    setting = Setting(dsn, source, catalogue, found.home, options, found.widths)
+    progress = Progress(_bytes(source))
+    changed: dict[str, int] = {}
+    suspects: set[str] = set(found.report.pop("suspects", []))
+    brought: list[tuple[str, int]] = []
+
+    def each(done: Done) -> None:
+        progress.bytes += done.bytes
+        progress.rows += done.rows
+        progress.table = done.task.table
+        if done.changed:
+            changed[done.task.table] = changed.get(done.task.table, 0) + done.rows
+            brought.append((done.task.table, done.task.lo))
+            if done.before:
+                suspects.add(done.task.table)
+        report(progress)
+
+    pool = Pool(setting)
+    try:
+        tables = [table for table in source.tables if _whole(table)]
+        levels = sorted({table.known.level if table.known else 0 for table in tables})
+        for level in levels:
+            work = (
+                task
+                for table in tables
+                if (table.known.level if table.known else 0) == level
+                for task in tasks(conn, source, found, table, fresh=fresh)
+            )
+            pool.run(work, each)
+    finally:
+        pool.close()
+    for level in reversed(levels):
+        for table in tables:
+            if table.known and table.known.level == level and table.name in suspects:
+                _delete(conn, source, found, options, table, catalogue)
+    _finish(conn, source, found)
+    return {
+        "rows": progress.rows,
+        "bytes": progress.bytes,
+        "seconds": round(time.monotonic() - progress.begun, 2),
+        "changed": changed,
+        "tasks": brought,
+    }
+
+
+Ignore = Mapping[str, tuple[frozenset[str], frozenset[str]]]
+
+
+def verify(
+    dsn: str, conn: Connection, source: Source, found: State, options: Options, report: Report, ignore: Ignore | None = None
+) -> list[Compared]:  # fmt: skip
+    """Compare all rows of the source with the target's; one result a table.
+
+    Args:
+        source: what was copied last. ignore: what is not compared (`Setting`).
+    """
+    setting = Setting(dsn, source, state.catalogue(conn), found.home, options, found.widths, ignore or {})
+    progress = Progress(_bytes(source))
+
+    def each(one: Compared) -> None:
+        progress.bytes += one.bytes
+        progress.rows += one.rows
+        progress.table = one.table
+        report(progress)
+
+    pool = Pool(setting)
+    try:
+        return everything(
+            setting,
+            conn,
+            found,
+            pool.run,
+            lambda table: list(tasks(conn, source, found, table, fresh=False)) if _whole(table) else [],
+            each,
+        )
+    finally:
+        pool.close()
+
+
+def _bytes(source: Source) -> int:
+    return sum((source.directory / name).stat().st_size for name in source.files)
+
+
+def _drop_indexes(conn: Connection, found: State) -> None:
+    """What only makes reading faster is made again when the rows are there: several times faster than feeding it."""
+    query = """
+        SELECT pg_get_indexdef(i.indexrelid), c.oid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+         WHERE i.indrelid = ANY (%s::regclass[]) AND NOT i.indisunique
+           AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid)
+    """
+    with conn.transaction():
+        rows = conn.execute(query, ([f"public.{name}" for name in TARGETS],)).fetchall()
+        for definition, name in rows:
+            if definition not in found.indexes:
+                found.indexes.append(definition)
+            conn.execute(f"DROP INDEX {name}".encode())
+        state.write(conn, found)
+
+
+def _finish(conn: Connection, source: Source, found: State) -> None:
+    """Indexes, statistics, sequences, owners of workspaces; then the copy counts as done."""
+    if found.indexes:
+        rebuild(conn, found.indexes)
+    with conn.transaction():
+        found.indexes = []
+        if "workspace_memberships" not in found.ours:
+            where = workspaces.Destination(found.home.id, found.home.slug, found.home.new) if found.home.id else None
+            found.ours["workspace_memberships"] = list(workspaces.adopt_orphans(conn, where))
+        conn.execute(
+            "SELECT setval(pg_get_serial_sequence('public.service_token_audit_log', 'id'), greatest(max(id), 1), max(id) IS NOT NULL)"
+            " FROM public.service_token_audit_log"
+        )
+        found.phase = COPIED
+        state.write(conn, found)
+        state.stamp(conn, "copied_at")
+    tables = sql.SQL(", ").join(sql.Identifier("public", name) for name in TARGETS)
+    conn.execute(sql.SQL("ANALYZE {}").format(tables))
+    del source
+
+
+def rebuild(conn: Connection, definitions: list[str]) -> None:
+    """Make the dropped indexes again, two at a time."""
+    dsn = conn.info.dsn
+    password = conn.info.password
+    todo = [d.replace("CREATE INDEX ", "CREATE INDEX IF NOT EXISTS ", 1) for d in definitions]
+    failed: list[str] = []
+
+    def work() -> None:
+        own: Connection = psycopg.connect(
+            dsn, password=password, autocommit=True, application_name=APPLICATION, prepare_threshold=None
+        )
+        try:
+            state.settle(own)
+            own.execute("SET maintenance_work_mem = '256MB'")
+            while todo:
+                try:
+                    statement = todo.pop(0)
+                except IndexError:
+                    return
+                own.execute(statement.encode())
+        except psycopg.Error as error:
+            failed.append(" ".join(str(error).split())[:300])
+        finally:
+            own.close()
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise CheckFailed(f"an index could not be made again: {failed[0]}. Run it again: it goes on where it was")
+
+
+def _delete(
+    conn: Connection, source: Source, found: State, options: Options, table: Found, catalogue: Catalogue
+) -> int:
+    """Delete the target's rows that the source has no more; only looked for where the numbers differ."""
+    known = table.known
+    assert known is not None
+    place = sql.Identifier("public", known.into)
+    ours = found.ours.get(known.into, [])
+    wanted = conn.execute(
+        "SELECT coalesce(sum(rows - away), 0) FROM orcheo_archive.chunk WHERE tab = %s", (table.name,)
+    ).fetchone()
+    there = conn.execute(sql.SQL("SELECT count(*) FROM {}").format(place)).fetchone()
+    assert wanted is not None and there is not None
+    if int(there[0]) == int(wanted[0]) + len(ours):
+        return 0
+    key = catalogue.keys[known.into]
+    names = sql.SQL(", ").join(map(sql.Identifier, key))
+    worker = Worker(
+        Setting(
+            conn.info.dsn + (f" password={conn.info.password}" if conn.info.password else ""),
+            source,
+            catalogue,
+            found.home,
+            options,
+            found.widths,
+        )
+    )
+    try:
+        converter = worker.converter(table)
+        places = [converter.into.index(name) for name in key]
+        with conn.transaction():
+            conn.execute(
+                sql.SQL("CREATE TEMP TABLE wanted ON COMMIT DROP AS SELECT {} FROM {} LIMIT 0").format(names, place)
+            )
+            with (
+                conn.cursor() as cursor,
+                cursor.copy(sql.SQL("COPY wanted FROM STDIN")) as stream,
+                opened(source.directory / table.file) as reading,
+            ):
+                for row in reading.execute(
+                    f'SELECT {", ".join(chr(34) + n + chr(34) for n in table.names)} FROM "{table.name}"'
+                ):
+                    made = converter.convert(row)
+                    if made.rows:
+                        stream.write_row([made.rows[0][1][i] for i in places])
+            conn.execute("ANALYZE wanted")
+            same = sql.SQL(" AND ").join(sql.SQL("w.{0} = t.{0}").format(sql.Identifier(name)) for name in key)
+            spared: sql.Composable = sql.SQL("")
+            if ours:
+                spared = sql.SQL(" AND t.id::text <> ALL ({})").format(sql.Literal(list(ours)))
+            gone = conn.execute(
+                sql.SQL("DELETE FROM {} t WHERE NOT EXISTS (SELECT FROM wanted w WHERE {}){}").format(
+                    place, same, spared
+                )
+            ).rowcount
+            if known.into == "checkpoints":
+                conn.execute(_STALE_BLOBS)
+    finally:
+        worker.close()
+    return gone
+
+
+# Blobs of channels' versions that no checkpoint names any more.
+_STALE_BLOBS = """
+DELETE FROM checkpoint_blobs b WHERE NOT EXISTS (
+    SELECT FROM checkpoints c WHERE c.thread_id = b.thread_id AND c.checkpoint_ns = b.checkpoint_ns
+                                AND c.checkpoint -> 'channel_versions' ->> b.channel = b.version)
+"""
+
+
+def moment() -> str:
+    """What stands in for a timestamp that is none: the beginning of the migration."""
+    return datetime.now(UTC).isoformat()
+
+
+__all__ = ["ATTACHMENT_BLOBS", "BLOBS", "OWNER", "Pool", "Progress", "begin", "connect", "copy"]

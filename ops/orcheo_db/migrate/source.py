@@ -1,0 +1,384 @@
+"""A directory of SQLite files: what is in it, which release made it, and reading it without ever writing to it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+from orcheo_db.errors import CheckFailed, UserError
+from orcheo_db.migrate.layout import BY_NAME, COUNTERS, FORMER, NEWER, STORE_MIGRATIONS, Table
+
+MAGIC = b"SQLite format 3\x00"
+SUFFIXES = (".sqlite", ".sqlite3", ".db")
+UNTOUCHED = "Nothing was changed."
+# Bytes beyond the files themselves that a snapshot leaves free on its disk.
+SPARE = 256 * 2**20
+TRIES = 5  # a file that changes while it is copied is copied again
+BUSY_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table as its file declares it."""
+
+    name: str
+    type: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """One table of one file. known: its place in the newest release; None for a table that none of the releases makes."""
+
+    file: str
+    name: str
+    columns: tuple[Column, ...]
+    known: Table | None
+    rowid: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def former(self) -> bool:
+        return self.name in FORMER
+
+
+@dataclass
+class Source:
+    """What a directory holds. directory: where the files to be read lie; origin: where the user has them."""
+
+    directory: Path
+    origin: Path
+    files: list[str] = field(default_factory=list)
+    tables: list[Found] = field(default_factory=list)
+
+    def table(self, name: str) -> Found | None:
+        return next((table for table in self.tables if table.name == name), None)
+
+    @property
+    def release(self) -> str:
+        """The class of release that made it: `0.15` (no workspaces) or `0.34` (the bridge releases)."""
+        workflows = self.table("workflows") or self.table("execution_history")
+        columns = workflows.names if workflows else [c for t in self.tables for c in t.names]
+        return "0.34" if "workspace_id" in columns else "0.15"
+
+    def __repr__(self) -> str:
+        return f"Source({str(self.origin)!r}, {self.files})"
+
+
+def look(directory: Path, origin: Path | None = None) -> Source:
+    """Read which files and tables a directory holds.
+
+    Raises:
+        UserError: it is no directory, holds none of Orcheo's SQLite files, or one that can't be read.
+    """
+    origin = origin or directory
+    if not directory.is_dir():
+        why = "is no directory" if directory.exists() else "does not exist"
+        raise UserError(f"{origin} {why}: name the directory with Orcheo's SQLite files (usually ~/.orcheo)")
+    found = Source(directory, origin.resolve())
+    try:
+        names = sorted(p.name for p in directory.iterdir() if p.is_file() and p.suffix in SUFFIXES and p.stat().st_size)
+    except PermissionError as error:
+        raise UserError(f"{origin} can't be read ({error.strerror}): run this as its owner or as root") from None
+    for name in names:
+        tables = _tables(directory / name, name)
+        if any(table.known or table.former or table.name in NEWER for table in tables):
+            found.files.append(name)
+            found.tables += tables
+    if not found.files:
+        more = f" ({', '.join(names)} hold none of its tables)" if names else ""
+        raise UserError(
+            f"{origin} holds no SQLite file of Orcheo{more}: name the directory with workflows.sqlite and the others"
+        )
+    _refuse_newer(found)
+    _refuse_twice(found)
+    return found
+
+
+def _refuse_newer(found: Source) -> None:
+    newer = sorted(table.name for table in found.tables if table.name in NEWER)
+    store = found.table("store_migrations")
+    if store is not None:
+        with opened(found.directory / store.file) as connection:
+            row = connection.execute("SELECT max(v) FROM store_migrations").fetchone()
+        if row and isinstance(row[0], int) and row[0] > STORE_MIGRATIONS:
+            newer.append(f"store_migrations v={row[0]}")
+    if newer:
+        raise UserError(
+            f"{found.origin} was made by a release that this toolkit doesn't know (it has {', '.join(newer)}): 0.14 to 0.34 are known. {UNTOUCHED}"
+        )
+
+
+def _refuse_twice(found: Source) -> None:
+    where: dict[str, list[str]] = {}
+    for table in found.tables:
+        if table.known and _any_row(found, table):
+            where.setdefault(table.name, []).append(table.file)
+    for name, files in where.items():
+        if len(files) > 1:
+            raise UserError(
+                f"table {name} has rows in {' and '.join(files)} of {found.origin}: move the one that the app doesn't use out of it. {UNTOUCHED}"
+            )
+    twice = {t.name for t in found.tables if t.known} - set(where)
+    kept: list[Found] = []
+    for table in found.tables:  # an empty one beside the one that is used is none
+        if table.known and table.name in where and table.file not in where[table.name]:
+            continue
+        if table.known and table.name in twice and any(k.name == table.name for k in kept):
+            continue
+        kept.append(table)
+    found.tables[:] = kept
+
+
+def _any_row(found: Source, table: Found) -> bool:
+    with opened(found.directory / table.file) as connection:
+        return connection.execute(f'SELECT 1 FROM "{table.name}" LIMIT 1').fetchone() is not None
+
+
+def _tables(path: Path, name: str) -> list[Found]:
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head != MAGIC:
+        what = "is encrypted or no SQLite file" if head[:6] != MAGIC[:6] else "has a damaged header"
+        raise UserError(f"{path} {what}: take it out of the directory, or decrypt it first. {UNTOUCHED}")
+    try:
+        with opened(path) as connection:
+            rows = connection.execute(
+                "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
+            ).fetchall()
+            found = []
+            for table, sql in rows:
+                info = connection.execute(f'PRAGMA table_info("{table}")').fetchall()
+                columns = tuple(Column(row[1], row[2].upper()) for row in info)
+                rowid = "WITHOUT ROWID" not in (sql or "").upper()
+                found.append(Found(name, table, columns, BY_NAME.get(table), rowid))
+            return found
+    except sqlite3.DatabaseError as error:
+        raise UserError(
+            f"{path} can't be read ({error}): see `sqlite3 {path.name} 'PRAGMA integrity_check'`. {UNTOUCHED}"
+        ) from None
+
+
+class opened:
+    """A read-only connection to a file that is not written to, nor its -shm.
+
+    A file that nobody has open and that has no WAL is read as it is (`immutable`); else SQLite's own locks give a consistent view.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> sqlite3.Connection:
+        self.connection = connect(self.path)
+        return self.connection
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a file read-only; see `opened`.
+
+    Raises:
+        sqlite3.DatabaseError: it can't be read. UserError: it has a WAL and can't be read beside it.
+    """
+    wal, shm, journal = (path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal"))
+    base = f"file:{quote(str(path))}?mode=ro"
+    if _size(wal) == 0 and not shm.exists() and _size(journal) == 0:
+        base += "&immutable=1"
+    elif shm.exists():
+        base += "&readonly_shm=1"
+    connection = sqlite3.connect(base, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection.text_factory = _text
+    return connection
+
+
+def _text(raw: bytes) -> str:
+    """TEXT as it is; bytes that are no UTF-8 become lone surrogates (PEP 383), which `text.clean` undoes."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def needs_copy(path: Path) -> bool:
+    """Whether a file can be read only beside a copy of its journal: left by a process that ended half-way."""
+    wal, shm, journal = (path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal"))
+    return (_size(wal) > 0 and not shm.exists()) or _size(journal) > 0
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def size(source: Source) -> int:
+    """Bytes of the files and of what is in their WALs."""
+    return sum(_size(source.directory / name) + _size(source.directory / f"{name}-wal") for name in source.files)
+
+
+def snapshot(source: Source, directory: Path) -> Source:
+    """A consistent copy of each file, while the old app goes on; a copy that is whole is taken again as it is.
+
+    Raises:
+        UserError: no space. CheckFailed: a file is damaged or does not hold still.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    free, wanted = shutil.disk_usage(directory).free, size(source)
+    missing = sum(_size(source.directory / name) for name in source.files if not (directory / name).is_file())
+    if missing and free < wanted + SPARE:
+        raise UserError(
+            f"a snapshot of {source.origin} takes {wanted / 2**20:.0f} MB and {directory} has {free / 2**20:.0f} MB free: make room,"
+            f" or name another place with --work. {UNTOUCHED}"
+        )
+    for name in source.files:
+        if not (directory / name).is_file():
+            copy(source.directory / name, directory / name)
+    return Source(directory, source.origin, list(source.files), list(source.tables))
+
+
+def copy(path: Path, to: Path) -> None:
+    """One file, consistently: by SQLite's backup where it can be opened beside its writers, else byte by byte with its journal.
+
+    Raises:
+        CheckFailed: it is damaged, or changes all the time.
+    """
+    part = to.with_name(f"{to.name}.part")
+    for end in ("", "-wal", "-journal", "-shm"):
+        part.with_name(part.name + end).unlink(missing_ok=True)
+    if needs_copy(path):
+        _copy_bytes(path, part)
+    else:
+        try:
+            before = _stamp(path)
+            with opened(path) as reading:
+                writing = sqlite3.connect(part, isolation_level=None)
+                try:
+                    reading.backup(writing)
+                finally:
+                    writing.close()
+            if before != _stamp(path) and not path.with_name(f"{path.name}-shm").exists():
+                _copy_bytes(path, part)  # a writer came and went meanwhile
+        except sqlite3.DatabaseError as error:
+            raise CheckFailed(
+                f"{path} can't be copied ({error}): see `sqlite3 {path.name} 'PRAGMA integrity_check'`. {UNTOUCHED}"
+            ) from None
+    _settle(part)
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    part.rename(to)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _copy_bytes(path: Path, part: Path) -> None:
+    for _ in range(TRIES):
+        names = [end for end in ("", "-wal", "-journal") if path.with_name(path.name + end).exists()]
+        before = [path.with_name(path.name + end).stat() for end in names]
+        for end in names:
+            shutil.copyfile(path.with_name(path.name + end), part.with_name(part.name + end))
+        after = [path.with_name(path.name + end).stat() for end in names]
+        if [(s.st_size, s.st_mtime_ns) for s in before] == [(s.st_size, s.st_mtime_ns) for s in after]:
+            return
+        time.sleep(1)
+    raise CheckFailed(f"{path} changed at each of {TRIES} tries to copy it: stop the old app first. {UNTOUCHED}")
+
+
+def _settle(part: Path) -> None:
+    """Have what the copied journal holds in the file itself, and no journal left."""
+    connection = sqlite3.connect(part, isolation_level=None)
+    try:
+        connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise CheckFailed(
+            f"the copy of {part.name.removesuffix('.part')} can't be read ({error}): it is damaged"
+        ) from None
+    finally:
+        connection.close()
+
+
+def writers(source: Source) -> list[str]:
+    """The processes of this machine that have one of the files open: "pid name file"."""
+    wanted: dict[tuple[int, int], str] = {}
+    for name in source.files:
+        for end in ("", "-wal"):
+            path = source.directory / f"{name}{end}"
+            if path.exists():
+                found = path.stat()
+                wanted[found.st_dev, found.st_ino] = path.name
+    lines = []
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit() or int(process.name) == os.getpid():
+            continue
+        held = sorted({wanted[key] for key in _open_files(process) if key in wanted})
+        if held:
+            name = (process / "comm").read_text().strip() if (process / "comm").exists() else "?"
+            lines.append(f"process {process.name} ({name}) has {', '.join(held)} open")
+    return lines
+
+
+def _open_files(process: Path) -> Iterator[tuple[int, int]]:
+    try:
+        entries = list((process / "fd").iterdir())
+    except OSError:  # gone, or somebody else's
+        return
+    for entry in entries:
+        try:
+            found = entry.stat()
+        except OSError:
+            continue
+        yield found.st_dev, found.st_ino
+
+
+def schema(source: Source) -> dict[str, list[str]]:
+    """File to the statements that make its tables, indexes, views and triggers, for files that are made anew."""
+    made = {}
+    for name in source.files:
+        with opened(source.directory / name) as connection:
+            rows = connection.execute(
+                "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+                " ORDER BY type <> 'table', rowid"
+            ).fetchall()
+            user = connection.execute("PRAGMA user_version").fetchone()[0]
+            counters = [
+                f"INSERT INTO {table.name} VALUES ({int(row[0])})"
+                for table in source.tables
+                if table.file == name and table.name in COUNTERS and table.names == ("v",)
+                for row in connection.execute(f"SELECT v FROM {table.name} ORDER BY v")
+            ]
+        made[name] = [
+            *(["PRAGMA journal_mode = WAL"] if _header(source.directory / name) == b"\x02\x02" else []),
+            f"PRAGMA user_version = {user}",
+            *(row[0] for row in rows),
+            *counters,
+        ]
+    return made
+
+
+def _header(path: Path) -> bytes:
+    """The file format's write and read version: 2 and 2 is WAL (SQLite file format, 1.3)."""
+    with path.open("rb") as file:
+        return file.read(20)[18:20]
+
+
+def unknown(source: Source, target: Mapping[str, Sequence[str]]) -> list[str]:
+    """Tables and columns that have no place in the newest release, as `table` or `table.column`."""
+    found = []
+    for table in source.tables:
+        if table.known is None:
+            if table.name not in COUNTERS and not table.former:
+                found.append(table.name)
+            continue
+        there = target.get(table.known.into, ())
+        found += [f"{table.name}.{name}" for name in table.names if table.known.renamed.get(name, name) not in there]
+    return found

@@ -1,0 +1,362 @@
+"""Bringing one chunk of a table to the target: a range of rowids, in one transaction with the note of what it held.
+
+The same function copies at first and mends later: a chunk whose digest is the noted one is left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import errors, sql
+
+from orcheo_db.errors import CheckFailed
+from orcheo_db.migrate.convert import LOSSY, REFUSED, UNSPLIT, Converted, Converter, Kept, Options, Row, whole
+from orcheo_db.migrate.home import Home, Lookup
+from orcheo_db.migrate.layout import ARCHIVE, BLOBS
+from orcheo_db.migrate.source import Found, Source, connect
+from orcheo_db.migrate.state import APPLICATION, Catalogue, settle
+
+Connection = psycopg.Connection[Any]
+FLUSH_BYTES = 8 * 2**20  # rows in memory before they are sent; a row may be larger
+# What PostgreSQL may say about one row; anything else ends the run.
+OF_A_ROW = (errors.DataError, errors.IntegrityError, errors.ProgramLimitExceeded, errors.StatementTooComplex)
+ROWID = "sqlite_rowid"  # the key of a table of the archive
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything a worker process needs."""
+
+    dsn: str = field(repr=False)
+    source: Source
+    catalogue: Catalogue
+    home: Home
+    options: Options
+    widths: dict[str, int]
+    # What is not compared, by table: columns, and keys of JSON documents that an old release's model doesn't know.
+    ignore: Mapping[str, tuple[frozenset[str], frozenset[str]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One chunk. fresh: nothing of it was copied and no other row may be in its way."""
+
+    table: str
+    lo: int
+    fresh: bool
+
+
+@dataclass
+class Done:
+    """What happened to a chunk. before: rows that it held according to the last note."""
+
+    task: Task
+    rows: int = 0
+    away: int = 0
+    bytes: int = 0
+    changed: bool = False
+    before: int = 0
+
+
+class Writer:
+    """Rows on their way to the target, in order; sent when there are enough."""
+
+    def __init__(self, conn: Connection, converter: Converter, catalogue: Catalogue, *, upsert: bool) -> None:
+        self.conn, self.converter, self.catalogue, self.upsert = conn, converter, catalogue, upsert
+        self.rows: dict[str, list[Row]] = {}
+        self.kept: list[tuple[list[str], Kept]] = []
+        self.bytes = 0
+
+    def add(self, key: tuple[str, ...], made: Converted) -> None:
+        for table, row in made.rows:
+            self.rows.setdefault(table, []).append(row)
+            self.bytes += sum(len(value) for value in row if value is not None)
+        for kept in made.kept:
+            self.kept.append((list(key), kept))
+            self.bytes += len(kept.original or b"")
+        if self.bytes > FLUSH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what there is, parents before what belongs to them."""
+        for table, rows in self.rows.items():
+            self._send(table, rows)
+        self.rows, self.bytes = {}, 0
+
+    def _send(self, table: str, rows: Sequence[Row]) -> None:
+        names = sql.SQL(", ").join(map(sql.Identifier, self.converter.columns_of(table)))
+        place = sql.Identifier("public", table)
+        if not self.upsert and table != BLOBS:
+            _copy(self.conn, sql.SQL("COPY {} ({}) FROM STDIN").format(place, names), rows)
+            return
+        stage = sql.Identifier(f"stage_{table}")
+        self.conn.execute(
+            sql.SQL("CREATE TEMP TABLE IF NOT EXISTS {} (LIKE {}) ON COMMIT DELETE ROWS").format(stage, place)
+        )
+        for column in self.catalogue.types[table]:
+            self.conn.execute(sql.SQL("ALTER TABLE {} ALTER {} DROP NOT NULL").format(stage, sql.Identifier(column)))
+        self.conn.execute(sql.SQL("TRUNCATE {}").format(stage))
+        _copy(self.conn, sql.SQL("COPY {} ({}) FROM STDIN").format(stage, names), rows)
+        key = self.catalogue.keys[table]
+        rest = [name for name in self.converter.columns_of(table) if name not in key]
+        keys = sql.SQL(", ").join(map(sql.Identifier, key))
+        change: sql.Composable = sql.SQL(" DO NOTHING")
+        if rest and not (table == BLOBS and not self.upsert):
+            change = sql.SQL(" DO UPDATE SET {} WHERE ({}) IS DISTINCT FROM ({})").format(
+                sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name)) for name in rest),
+                sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(name)) for name in rest),
+                sql.SQL(", ").join(sql.SQL("EXCLUDED.{}").format(sql.Identifier(name)) for name in rest),
+            )
+        # In the order of the key: two workers that bring the same blob wait for each other and never in a circle. Of several versions
+        # of one row in a chunk there is one at most, but a blob may come with several checkpoints.
+        query = sql.SQL(
+            "INSERT INTO {} AS t ({names}) SELECT DISTINCT ON ({keys}) {names} FROM {} ORDER BY {keys} ON CONFLICT ({keys}){}"
+        )
+        self.conn.execute(query.format(place, stage, change, names=names, keys=keys))
+
+
+def _copy(conn: Connection, statement: sql.SQL | sql.Composed, rows: Sequence[Sequence[Any]]) -> None:
+    with conn.cursor() as cursor, cursor.copy(statement) as copy:
+        for row in rows:
+            copy.write_row(row)
+
+
+class Worker:
+    """One process' connections and converters."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.conn: Connection = psycopg.connect(
+            setting.dsn, autocommit=True, application_name=APPLICATION, prepare_threshold=None
+        )
+        settle(self.conn)
+        # The server notes a chunk as done in the transaction that copies it: nothing has to wait for the disk. lz4 packs several times
+        # faster than pglz, and the setting is this session's alone.
+        for name, value in (
+            ("synchronous_commit", "off"),
+            ("default_toast_compression", "lz4"),
+            ("work_mem", "64MB"),
+            ("temp_buffers", "64MB"),
+        ):
+            try:
+                self.conn.execute("SELECT set_config(%s, %s, false)", (name, value))
+            except errors.InvalidParameterValue:  # a server built without lz4
+                continue
+        self.lookup = Lookup(setting.source, setting.home)
+        self._converters: dict[str, Converter] = {}
+
+    def close(self) -> None:
+        self.lookup.close()
+        self.conn.close()
+
+    def converter(self, table: Found) -> Converter:
+        if table.name not in self._converters:
+            away = self._away(table)
+            catalogue = self.setting.catalogue
+            self._converters[table.name] = Converter(
+                self.setting.source,
+                table,
+                catalogue.types,
+                catalogue.nullable,
+                self.setting.home,
+                self.setting.options,
+                self.lookup,
+                away,
+            )
+        return self._converters[table.name]
+
+    def _away(self, table: Found) -> frozenset[tuple[str, ...]]:
+        """Keys of parents that went into the quarantine whole: their children are orphans."""
+        parent = table.known.parent if table.known else None
+        if parent is None or parent.table == table.name:
+            return frozenset()
+        query = "SELECT key FROM orcheo_archive.quarantine WHERE tab = %s AND col IS NULL"
+        return frozenset(tuple(key) for (key,) in self.conn.execute(query, (parent.table,)))
+
+    def sync(self, task: Task) -> Done:
+        """Bring one chunk up to date."""
+        table = self.setting.source.table(task.table)
+        assert table is not None
+        width = self.setting.widths[task.table]
+        done = Done(task)
+        with self.conn.transaction(), closing(connect(self.setting.source.directory / table.file)) as reading:
+            noted = self.conn.execute(
+                "SELECT digest, rows, away, bytes FROM orcheo_archive.chunk WHERE tab = %s AND lo = %s",
+                (task.table, task.lo),
+            ).fetchone()
+            if noted is not None:
+                done.before = int(noted[1])
+                if bytes(noted[0]) == _digest(read(reading, table, task.lo, width)):
+                    done.rows, done.away, done.bytes = int(noted[1]), int(noted[2]), int(noted[3])
+                    return done
+                self.conn.execute(
+                    "DELETE FROM orcheo_archive.quarantine WHERE tab = %s AND lo = %s", (task.table, task.lo)
+                )
+            done.changed = True
+            self._load(reading, table, task, width, done, upsert=not (task.fresh and noted is None))
+        return done
+
+    def _load(self, reading: Any, table: Found, task: Task, width: int, done: Done, *, upsert: bool) -> None:
+        hashed = hashlib.blake2b(digest_size=16)
+        try:
+            with self.conn.transaction():
+                kept = self._fast(read(reading, table, task.lo, width), table, done, hashed, upsert=upsert)
+        except OF_A_ROW:
+            done.rows = done.away = done.bytes = 0
+            hashed = hashlib.blake2b(digest_size=16)
+            kept = self._carefully(read(reading, table, task.lo, width), table, done, hashed)
+        self._note(task, done, hashed.digest(), kept)
+
+    def _fast(
+        self, rows: Iterator[tuple[int, tuple[Any, ...]]], table: Found, done: Done, hashed: Any, *, upsert: bool
+    ) -> list[tuple[list[str], Kept]]:
+        if table.known is None:
+            return self._archive(rows, table, done, hashed)
+        converter = self.converter(table)
+        converter.careful = False
+        writer = Writer(self.conn, converter, self.setting.catalogue, upsert=upsert)
+        blobs: dict[Row, bytes] = {}
+        for _, row in rows:
+            done.rows += 1
+            done.bytes += _hash(hashed, row)
+            key = converter.key_of(row)
+            made = converter.convert(row)
+            if table.name == "checkpoints":
+                made = _once(made, blobs, converter, row)
+            done.away += not made.rows
+            self._strict(table, key, made)
+            writer.add(key, made)
+        writer.flush()
+        return writer.kept
+
+    def _carefully(
+        self, rows: Iterator[tuple[int, tuple[Any, ...]]], table: Found, done: Done, hashed: Any
+    ) -> list[tuple[list[str], Kept]]:
+        """One row at a time: a row that PostgreSQL refuses goes into the quarantine whole."""
+        converter = self.converter(table)
+        converter.careful = True
+        kept: list[tuple[list[str], Kept]] = []
+        for _, row in rows:
+            done.rows += 1
+            done.bytes += _hash(hashed, row)
+            key, made = converter.key_of(row), converter.convert(row)
+            try:
+                with self.conn.transaction():
+                    writer = Writer(self.conn, converter, self.setting.catalogue, upsert=True)
+                    writer.add(key, made)
+                    writer.flush()
+            except OF_A_ROW as error:
+                reason = f"{REFUSED}: {error.diag.message_primary or error}"
+                made = Converted([], [Kept(None, None, whole(converter.columns, row), "json", reason)])
+            done.away += not made.rows
+            self._strict(table, key, made)
+            kept += [(list(key), one) for one in made.kept]
+        return kept
+
+    def _archive(
+        self, rows: Iterator[tuple[int, tuple[Any, ...]]], table: Found, done: Done, hashed: Any
+    ) -> list[tuple[list[str], Kept]]:
+        """A table that the newest release doesn't have: its rows as they are, as JSON (`convert.whole`)."""
+        place = sql.Identifier(ARCHIVE, table.name)
+        made = []
+        for rowid, row in rows:
+            done.rows += 1
+            done.bytes += _hash(hashed, row)
+            made.append((rowid, whole(table.names, row).decode()))
+        lo, width = done.task.lo, self.setting.widths[table.name]
+        self.conn.execute(
+            sql.SQL("DELETE FROM {} WHERE {} >= %s AND {} < %s").format(
+                place, sql.Identifier(ROWID), sql.Identifier(ROWID)
+            ),
+            (lo, lo + width),
+        )
+        _copy(self.conn, sql.SQL("COPY {} FROM STDIN").format(place), made)
+        return []
+
+    def _strict(self, table: Found, key: tuple[str, ...], made: Converted) -> None:
+        bad = next((one for one in made.kept if is_lossy(one.reason)), None) if self.setting.options.strict else None
+        if bad is not None:
+            where = f"{table.name} {', '.join(key)}" + (f", column {bad.column}" if bad.column else "")
+            raise CheckFailed(
+                f"--strict: PostgreSQL can't hold {where} as it is ({bad.reason}); nothing of its chunk was copied"
+            )
+
+    def _note(self, task: Task, done: Done, digest: bytes, kept: Sequence[tuple[list[str], Kept]]) -> None:
+        statement = sql.SQL(
+            "COPY orcheo_archive.quarantine (tab, lo, key, col, path, original, form, reason, lossy) FROM STDIN"
+        )
+        if kept:
+            rows = [
+                (task.table, task.lo, key, k.column, k.path, k.original, k.form, k.reason, is_lossy(k.reason))
+                for key, k in kept
+            ]
+            _copy(self.conn, statement, rows)
+        self.conn.execute(
+            "INSERT INTO orcheo_archive.chunk (tab, lo, rows, away, bytes, digest) VALUES (%s, %s, %s, %s, %s, %s)"
+            " ON CONFLICT (tab, lo) DO UPDATE SET rows = EXCLUDED.rows, away = EXCLUDED.away, bytes = EXCLUDED.bytes, digest = EXCLUDED.digest",
+            (task.table, task.lo, done.rows, done.away, done.bytes, digest),
+        )
+
+
+def is_lossy(reason: str) -> bool:
+    """Whether a reason is something that the target does not hold (and not only another form of the same value)."""
+    return reason in LOSSY or reason.startswith(REFUSED)
+
+
+def _once(made: Converted, seen: dict[Row, bytes], converter: Converter, row: Sequence[Any]) -> Converted:
+    """Blobs that an earlier checkpoint of the chunk brought are left out; one of the same name and other contents is trouble."""
+    kept = []
+    for table, values in made.rows:
+        if table == BLOBS:
+            name, digest = values[:4], hashlib.blake2b(values[5] or b"", digest_size=16).digest()  # type: ignore[arg-type]
+            if name in seen:
+                if seen[name] != digest:
+                    return Converted([], [Kept(None, None, whole(converter.columns, row), "json", UNSPLIT)])
+                continue
+            seen[name] = digest
+        kept.append((table, values))
+    made.rows = kept
+    return made
+
+
+def read(reading: Any, table: Found, lo: int, width: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """A chunk's rows, with their rowids."""
+    names = ", ".join(f'"{name}"' for name in table.names)
+    if not table.rowid:  # in one piece
+        for i, row in enumerate(reading.execute(f'SELECT {names} FROM "{table.name}"')):
+            yield i, row
+        return
+    query = f'SELECT rowid, {names} FROM "{table.name}" WHERE rowid >= ? AND rowid < ? ORDER BY rowid'
+    for rowid, *row in reading.execute(query, (lo, lo + width)):
+        yield rowid, tuple(row)
+
+
+def _digest(rows: Iterator[tuple[int, tuple[Any, ...]]]) -> bytes:
+    hashed = hashlib.blake2b(digest_size=16)
+    for _, row in rows:
+        _hash(hashed, row)
+    return hashed.digest()
+
+
+def _hash(hashed: Any, row: Sequence[Any]) -> int:
+    """Take a row into a chunk's digest; returns its bytes."""
+    size = 0
+    for value in row:
+        kind = type(value)
+        if kind is str:
+            raw = value.encode("utf-8", "surrogateescape")
+            hashed.update(b"t%d:" % len(raw))
+        elif kind is bytes:
+            raw = value
+            hashed.update(b"b%d:" % len(raw))
+        else:
+            raw = repr(value).encode()
+            hashed.update(b"r%d:" % len(raw))
+        hashed.update(raw)
+        size += len(raw)
+    return size
