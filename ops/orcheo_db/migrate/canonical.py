@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from decimal import Decimal
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from typing import Any
 
 import orjson
@@ -18,6 +18,10 @@ import orjson
 # digits is longer, the fast parser loses nothing.
 EXACT_DIGITS = 15
 _LONG = re.compile(rf"\d[\d.]{{{EXACT_DIGITS},}}|\d[eE]")
+# Doubles are exact decimals of 15 digits within this range of exponents; beyond it they are infinite, or zero, or lose digits.
+EXACT_EXPONENT = 300
+_CONTEXT = Context(prec=200_000, Emax=MAX_EMAX, Emin=MIN_EMIN)  # a numeric has 147455 digits at most
+_DEEP_NUMBER = "\ud800#"  # no JSON of either side holds a lone surrogate
 BITS = 128
 _MASK = (1 << BITS) - 1
 
@@ -29,17 +33,45 @@ def canonical(text: str) -> bytes:
         ValueError: it is no JSON.
     """
     try:
-        value = orjson.loads(text) if not _LONG.search(text) else json.loads(text, parse_float=_float, parse_int=_int)
+        if _LONG.search(text):
+            value = json.loads(text, parse_float=_float, parse_int=_int, parse_constant=_constant)
+        else:
+            value = orjson.loads(text)
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
-    except (orjson.JSONEncodeError, RecursionError):  # nested deeper than orjson writes
-        return json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    except (orjson.JSONEncodeError, orjson.JSONDecodeError):  # nested deeper than orjson writes or reads, or no JSON
+        return _deep(text)
+    except RecursionError:
+        raise ValueError("nested deeper than Python reads") from None
+
+
+def _deep(text: str) -> bytes:
+    def real(digits: str) -> str:
+        return f"{_DEEP_NUMBER}{_normal(digits):e}"
+
+    def integer(digits: str) -> str:
+        return _DEEP_NUMBER + ("0" if digits == "-0" else digits)
+
+    try:
+        value = json.loads(text, parse_float=real, parse_int=integer, parse_constant=_constant)
+        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    except RecursionError:
+        raise ValueError("nested deeper than Python reads") from None
+
+
+def _constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _normal(digits: str) -> Decimal:
+    """Without the zeros at its end, and no other digit changed."""
+    return Decimal(digits).normalize(_CONTEXT)
 
 
 def _float(text: str) -> Any:
-    number = Decimal(text)
-    if len(number.normalize().as_tuple().digits) <= EXACT_DIGITS:
+    number = _normal(text)
+    if len(number.as_tuple().digits) <= EXACT_DIGITS and abs(number.adjusted()) < EXACT_EXPONENT:
         return float(text)
-    return orjson.Fragment(f"{number.normalize()}".encode())
+    return orjson.Fragment(f"{number}".encode())
 
 
 def _int(text: str) -> Any:

@@ -28,6 +28,7 @@ ORPHAN, INVALID, BYTES, ODD, NULL, REFUSED, PLUGIN, RENAMED, WORKSPACE, NO_FILE,
 )  # fmt: skip
 LOSSY = text.LOSSY | {ORPHAN, INVALID, BYTES, ODD, NULL, REFUSED, UNSPLIT}
 CHATKIT = "chatkit"  # where the app keeps attachments: ID_NAME (orcheo_backend.app.chatkit, both classes of release)
+MIRRORED = ("handle", "is_archived")  # columns of `workflows` that say what its payload says; 0.15 lacks them
 LARGEST_FILE = 1 << 30  # bytes: PostgreSQL's limit for one value
 
 
@@ -153,7 +154,9 @@ class Converter:
         if self.table.name == "writes":
             return () if "task_path" in has else ("task_path",)
         scoped = self.table.scoped
-        return ("workspace_id",) if scoped and "workspace_id" in self.types and "workspace_id" not in has else ()
+        added = ("workspace_id",) if scoped and "workspace_id" in self.types and "workspace_id" not in has else ()
+        mirrored = tuple(name for name in MIRRORED if name not in has) if self.table.name == "workflows" else ()
+        return (*added, *mirrored)
 
     def columns_of(self, target: str) -> tuple[str, ...]:
         """The columns of the rows that are made for a target table."""
@@ -199,6 +202,8 @@ class Converter:
         elif self.table.name == "plugin_installations":
             self._plugin(main, done)
         elif self.table.scoped is not None and "workspace_id" in self.types:
+            if self.table.name == "workflows":
+                _mirror(main, self.into)
             self._scope(row, main, done)
         done.rows.insert(0, (self.table.into, tuple(main[name] for name in self.into)))
 
@@ -321,6 +326,7 @@ class Converter:
         except langgraph.NotSplit:
             raise Away(UNSPLIT) from None
         values["checkpoint"] = made.head
+        values["type"] = None  # of the whole document; the PostgreSQL saver leaves it empty, each blob has its own
         if isinstance(values["metadata"], bytes):
             values["metadata"] = values["metadata"].decode("utf-8", "surrogateescape")
         if values["metadata"] is None:
@@ -467,6 +473,16 @@ class Converter:
             original, kind = form(before)
             done.kept.append(Kept("workspace_ids", None, original, kind, WORKSPACE))
             main["workspace_ids"] = dumps(after).decode()
+
+
+def _mirror(main: dict[str, Value], into: Sequence[str]) -> None:
+    """Columns that the bridge releases added and filled from the payload."""
+    if set(MIRRORED) - set(main) and "is_archived" in into:
+        payload = json.loads(str(main["payload"]))
+        payload = payload if isinstance(payload, dict) else {}
+        main.setdefault("is_archived", "t" if payload.get("is_archived") else "f")
+        handle = payload.get("handle")
+        main.setdefault("handle", handle if isinstance(handle, str) else None)
 
 
 def _first(reasons: set[str]) -> str:

@@ -143,6 +143,9 @@ LISTS = frozenset({"tags", "callbacks", "scopes", "workspace_ids", "allowed_ip_r
 # Filled by a migration beyond the rows of the source.
 BLOBS, ATTACHMENT_BLOBS = "checkpoint_blobs", "chat_attachment_blobs"
 # Columns of the newest release that the old ones don't have, filled from another row.
-DERIVED = {"chat_attachments": ("workspace_id", "workflow_id", "size_bytes", "sha256", "blob_backend")}
+DERIVED = {
+    "chat_attachments": ("workspace_id", "workflow_id", "size_bytes", "sha256", "blob_backend"),
+    "workflows": ("is_archived",),
+}
 
 __all__ = ["ARCHIVE", "BY_NAME", "FORMER", "KNOWN", "SCOPED", "Parent", "Table"]

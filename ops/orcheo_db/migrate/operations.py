@@ -257,9 +257,9 @@ def _compare_back(
     for name, table in found.tables.items():
         known = BY_NAME.get(name)
         if known is not None:
-            columns = frozenset({"workspace_id"} if "workspace_id" not in table["columns"] else ())
+            columns = frozenset({"workspace_id", "handle", "task_path"} - set(table["columns"]))
             unknown = _unknown_keys(conn, known, found) if known.kept else frozenset()
-            ignore[name] = (columns, unknown | (frozenset({"workspace_id"}) if columns else frozenset()))
+            ignore[name] = (columns, unknown | (columns & {"workspace_id"}))
     chosen = Options(options.naive, False, (*options.attachments, part), options.moment)
     return run.verify(place.dsn, conn, source, found, chosen, report, ignore)
 

@@ -309,9 +309,10 @@ def verify(
     """Compare all rows of the source with the target's; one result a table.
 
     Args:
-        source: what was copied last. ignore: what is not compared (`Setting`).
+        source: what was copied last. ignore: what is not compared (`Setting`), given for files that a rollback wrote.
     """
-    setting = Setting(dsn, source, state.catalogue(conn), found.home, options, found.widths, ignore or {})
+    catalogue = state.catalogue(conn)
+    setting = Setting(dsn, source, catalogue, found.home, options, found.widths, ignore or {}, originals=ignore is None)
     progress = Progress(_bytes(source))
 
     def each(one: Compared) -> None:

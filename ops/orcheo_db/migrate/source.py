@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from orcheo_db.errors import CheckFailed, UserError
@@ -19,6 +22,7 @@ SUFFIXES = (".sqlite", ".sqlite3", ".db")
 UNTOUCHED = "Nothing was changed."
 # Bytes beyond the files themselves that a snapshot leaves free on its disk.
 SPARE = 256 * 2**20
+JOURNALS = ("", "-wal", "-journal")
 TRIES = 5  # a file that changes while it is copied is copied again
 BUSY_SECONDS = 30.0
 
@@ -107,8 +111,7 @@ def _refuse_newer(found: Source) -> None:
     newer = sorted(table.name for table in found.tables if table.name in NEWER)
     store = found.table("store_migrations")
     if store is not None:
-        with opened(found.directory / store.file) as connection:
-            row = connection.execute("SELECT max(v) FROM store_migrations").fetchone()
+        row = _ask(found, store, f"SELECT max({store.names[0]}) FROM store_migrations")
         if row and isinstance(row[0], int) and row[0] > STORE_MIGRATIONS:
             newer.append(f"store_migrations v={row[0]}")
     if newer:
@@ -120,32 +123,44 @@ def _refuse_newer(found: Source) -> None:
 def _refuse_twice(found: Source) -> None:
     where: dict[str, list[str]] = {}
     for table in found.tables:
-        if table.known and _any_row(found, table):
+        if table.name not in COUNTERS and _ask(found, table, f'SELECT 1 FROM "{table.name}" LIMIT 1'):
             where.setdefault(table.name, []).append(table.file)
     for name, files in where.items():
         if len(files) > 1:
             raise UserError(
                 f"table {name} has rows in {' and '.join(files)} of {found.origin}: move the one that the app doesn't use out of it. {UNTOUCHED}"
             )
-    twice = {t.name for t in found.tables if t.known} - set(where)
+    twice = {t.name for t in found.tables if t.name not in COUNTERS} - set(where)
     kept: list[Found] = []
     for table in found.tables:  # an empty one beside the one that is used is none
-        if table.known and table.name in where and table.file not in where[table.name]:
+        if table.name in where and table.file not in where[table.name]:
             continue
-        if table.known and table.name in twice and any(k.name == table.name for k in kept):
+        if table.name in twice and any(k.name == table.name for k in kept):
             continue
         kept.append(table)
     found.tables[:] = kept
 
 
-def _any_row(found: Source, table: Found) -> bool:
-    with opened(found.directory / table.file) as connection:
-        return connection.execute(f'SELECT 1 FROM "{table.name}" LIMIT 1').fetchone() is not None
+def _ask(found: Source, table: Found, query: str) -> tuple[Any, ...] | None:
+    """The first row of an answer."""
+    try:
+        with opened(found.directory / table.file) as connection:
+            row: tuple[Any, ...] | None = connection.execute(query).fetchone()
+            return row
+    except sqlite3.DatabaseError as error:
+        raise _unreadable(found.directory / table.file, error) from None
+
+
+def _unreadable(path: Path, error: sqlite3.Error) -> UserError:
+    return UserError(f"{path} can't be read ({error}): see `sqlite3 {path.name} 'PRAGMA integrity_check'`. {UNTOUCHED}")
 
 
 def _tables(path: Path, name: str) -> list[Found]:
-    with path.open("rb") as file:
-        head = file.read(16)
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror}): run this as its owner or as root") from None
     if head != MAGIC:
         what = "is encrypted or no SQLite file" if head[:6] != MAGIC[:6] else "has a damaged header"
         raise UserError(f"{path} {what}: take it out of the directory, or decrypt it first. {UNTOUCHED}")
@@ -162,15 +177,14 @@ def _tables(path: Path, name: str) -> list[Found]:
                 found.append(Found(name, table, columns, BY_NAME.get(table), rowid))
             return found
     except sqlite3.DatabaseError as error:
-        raise UserError(
-            f"{path} can't be read ({error}): see `sqlite3 {path.name} 'PRAGMA integrity_check'`. {UNTOUCHED}"
-        ) from None
+        raise _unreadable(path, error) from None
 
 
 class opened:
     """A read-only connection to a file that is not written to, nor its -shm.
 
-    A file that nobody has open and that has no WAL is read as it is (`immutable`); else SQLite's own locks give a consistent view.
+    A file that nobody has open and that has no WAL is read as it is (`immutable`); else SQLite's own locks give a consistent view; one
+    whose journal was left behind is read from a copy, for SQLite would write beside it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -188,17 +202,53 @@ def connect(path: Path) -> sqlite3.Connection:
     """Open a file read-only; see `opened`.
 
     Raises:
-        sqlite3.DatabaseError: it can't be read. UserError: it has a WAL and can't be read beside it.
+        sqlite3.DatabaseError: it can't be read. UserError: there is no space for a copy of it.
     """
     wal, shm, journal = (path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal"))
-    base = f"file:{quote(str(path))}?mode=ro"
-    if _size(wal) == 0 and not shm.exists() and _size(journal) == 0:
-        base += "&immutable=1"
-    elif shm.exists():
-        base += "&readonly_shm=1"
-    connection = sqlite3.connect(base, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    if _size(wal) > 0 and not shm.exists():
+        return _connect(_apart(path), "&immutable=1")
+    if _size(journal) == 0:
+        return _connect(path, "&readonly_shm=1" if shm.exists() else "&immutable=1")
+    connection = _connect(path, "")
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:  # no writer's at work: it has to be rolled back
+        connection.close()
+        return _connect(_apart(path), "&immutable=1")
+    return connection
+
+
+def _connect(path: Path, more: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"file:{quote(str(path))}?mode=ro{more}",
+        uri=True,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+    )
     connection.text_factory = _text
     return connection
+
+
+_copies: dict[Path, tuple[list[tuple[int, int]], tempfile.TemporaryDirectory[str]]] = {}
+
+
+def _apart(path: Path) -> Path:
+    """This process' own copy of a file, with its journal worked in; made again where the file has changed."""
+    stamps = [_stamp(file) for end in JOURNALS if (file := path.with_name(path.name + end)).exists()]
+    if path not in _copies or _copies[path][0] != stamps:
+        directory = tempfile.TemporaryDirectory(prefix="orcheo-db-")
+        part = Path(directory.name) / path.name
+        try:
+            _copy_bytes(path, part)
+        except OSError as error:
+            raise UserError(
+                f"{path} has a journal that was left behind and can be read from a copy alone, and that fails in {directory.name}"
+                f" ({error.strerror}): make room, or name another place with TMPDIR. {UNTOUCHED}"
+            ) from None
+        _settle(part)
+        _copies[path] = (stamps, directory)
+    return Path(_copies[path][1].name) / path.name
 
 
 def _text(raw: bytes) -> str:
@@ -257,14 +307,14 @@ def copy(path: Path, to: Path) -> None:
         _copy_bytes(path, part)
     else:
         try:
-            before = _stamp(path)
+            before, locked = _stamp(path), path.with_name(f"{path.name}-shm").exists()
             with opened(path) as reading:
                 writing = sqlite3.connect(part, isolation_level=None)
                 try:
                     reading.backup(writing)
                 finally:
                     writing.close()
-            if before != _stamp(path) and not path.with_name(f"{path.name}-shm").exists():
+            if before != _stamp(path) and not locked:
                 _copy_bytes(path, part)  # a writer came and went meanwhile
         except sqlite3.DatabaseError as error:
             raise CheckFailed(
@@ -283,13 +333,15 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 def _copy_bytes(path: Path, part: Path) -> None:
     for _ in range(TRIES):
-        names = [end for end in ("", "-wal", "-journal") if path.with_name(path.name + end).exists()]
-        before = [path.with_name(path.name + end).stat() for end in names]
-        for end in names:
-            shutil.copyfile(path.with_name(path.name + end), part.with_name(part.name + end))
-        after = [path.with_name(path.name + end).stat() for end in names]
-        if [(s.st_size, s.st_mtime_ns) for s in before] == [(s.st_size, s.st_mtime_ns) for s in after]:
-            return
+        names = [end for end in JOURNALS if path.with_name(path.name + end).exists()]
+        for end in JOURNALS:  # another try's journal is not this one's
+            part.with_name(part.name + end).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # a journal that goes is a transaction that ended
+            before = [_stamp(path.with_name(path.name + end)) for end in names]
+            for end in names:
+                shutil.copyfile(path.with_name(path.name + end), part.with_name(part.name + end))
+            if before == [_stamp(path.with_name(path.name + end)) for end in names]:
+                return
         time.sleep(1)
     raise CheckFailed(f"{path} changed at each of {TRIES} tries to copy it: stop the old app first. {UNTOUCHED}")
 
@@ -322,7 +374,10 @@ def writers(source: Source) -> list[str]:
             continue
         held = sorted({wanted[key] for key in _open_files(process) if key in wanted})
         if held:
-            name = (process / "comm").read_text().strip() if (process / "comm").exists() else "?"
+            try:
+                name = (process / "comm").read_text().strip()
+            except OSError:  # it has ended meanwhile
+                continue
             lines.append(f"process {process.name} ({name}) has {', '.join(held)} open")
     return lines
 

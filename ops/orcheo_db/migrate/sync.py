@@ -40,6 +40,8 @@ class Setting:
     widths: dict[str, int]
     # What is not compared, by table: columns, and keys of JSON documents that an old release's model doesn't know.
     ignore: Mapping[str, tuple[frozenset[str], frozenset[str]]] = field(default_factory=dict)
+    # Whether the rows' originals must be those of the quarantine: not after a rollback, where the app has changed some since.
+    originals: bool = True
 
 
 @dataclass(frozen=True)

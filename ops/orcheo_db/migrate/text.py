@@ -40,7 +40,9 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?Infinity|NaN|-?\d+(?:\.\d+)?(?:[eE][+-
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _EXPONENT = re.compile(r"\d[eE][-+\d]")
 _NEGATIVE_ZERO = re.compile(r"(?:^|[:,\[\s])-0(?:\.0+)?(?![\d.])")
-_SUSPECTS = ("NaN", "Infinity", "\\u0000", "\\ud", "\\uD", "\\ufdd0", "\\uFDD0", "\\uFdd0", MARK)
+_EPOCH = re.compile(r"[-+]?(\d{9,}|\d+\.\d*)")  # eight digits are a date (ISO 8601's basic form), more of them are none
+_MARK_ESCAPE = re.compile(r"\\u[fF][dD][dD]0")
+_SUSPECTS = ("NaN", "Infinity", "\\u0000", "\\ud", "\\uD", "\x00", MARK)
 
 
 class NotJson(ValueError):
@@ -100,6 +102,13 @@ def to_jsonb(text: str) -> tuple[str, set[str]]:
 def _suspicious(text: str) -> bool:
     if not text or text[0] in "-0123456789" or any(word in text for word in _SUSPECTS):
         return True
+    if ("\\uf" in text or "\\uF" in text) and _MARK_ESCAPE.search(text):
+        return True
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return True
     return bool(_EXPONENT.search(text)) or ("-0" in text and bool(_NEGATIVE_ZERO.search(text)))
 
 
@@ -150,10 +159,11 @@ def _number(token: str, reasons: set[str]) -> str:
             reasons.add(NEGATIVE_ZERO)
             return token[1:]  # as numeric has it
         return token
-    if abs(int(re.split("[eE]", token)[1])) > PLAIN_DIGITS or abs(float(token)) == float("inf"):
+    exponent = re.split("[eE]", token)[1].lstrip("+-0")
+    plain = "" if len(exponent) > 4 or int(exponent or 0) > PLAIN_DIGITS else format(Decimal(token), "f")
+    if not plain or abs(float(token)) == float("inf") or not _fits(plain):
         reasons.add(NOT_FINITE)
         return json.dumps(NUMBER + token, ensure_ascii=False)
-    plain = format(Decimal(token), "f")
     if plain[0] == "-" and not plain.strip("-0."):
         reasons.add(NEGATIVE_ZERO)
         plain = plain[1:]
@@ -184,7 +194,7 @@ def python_style(text: str) -> str:
     """A JSON text as Python's json.dumps writes it; as it is where a number has more digits than a double keeps."""
     try:
         return json.dumps(json.loads(text, parse_float=_double))
-    except (ArithmeticError, RecursionError):
+    except (ArithmeticError, RecursionError, ValueError):  # ValueError: an integer of more digits than Python reads
         return text
 
 
@@ -205,21 +215,11 @@ def to_timestamp(value: object, naive: tzinfo, *, sqlite_style: bool = False) ->
     if value is None:
         return Time(None, None)
     reason: str | None = None
-    if isinstance(value, str):
-        try:
-            when = datetime.fromisoformat(value)
-        except ValueError:
-            number = _epoch(value)
-            if number is None:
-                return Time(None, NO_TIME)
-            when, reason = number, EPOCH
-    elif isinstance(value, int | float):
-        number = _epoch(value)
-        if number is None:
+    when = _iso(value) if isinstance(value, str) else None
+    if when is None:
+        when, reason = _epoch(value) if isinstance(value, str | int | float) else None, EPOCH
+        if when is None:
             return Time(None, NO_TIME)
-        when, reason = number, EPOCH
-    else:
-        return Time(None, NO_TIME)
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC if sqlite_style else naive)
         reason = NAIVE if not sqlite_style or value != when.replace(tzinfo=None).isoformat(sep=" ") else None
@@ -234,6 +234,15 @@ def to_timestamp(value: object, naive: tzinfo, *, sqlite_style: bool = False) ->
     ):
         reason = NOT_UTC
     return Time(text, reason)
+
+
+def _iso(value: str) -> datetime | None:
+    if _EPOCH.fullmatch(value):  # fromisoformat takes 1712011512304 for a day of the year 1712
+        return None
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError:
+        return None
 
 
 def _epoch(value: str | float) -> datetime | None:

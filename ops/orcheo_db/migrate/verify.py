@@ -193,6 +193,8 @@ class Checker:
                 if actual is not None and extra is not None:
                     actual.append(_joined(extra.get(name, [])))
             mine, theirs = _kept_form(made.kept), _kept_form(kept.get(key, []))
+            if made.rows and not self.worker.setting.originals:
+                mine = theirs = b""
             found.source = total((found.source, digest([*expected, mine])))
             if made.rows and actual is None:
                 found.note(key, "is missing in the target")
