@@ -435,9 +435,7 @@ class Converter:
     def _payload(self, document: str, final: str, new: str | None, main: dict[str, Value], done: Converted) -> str:
         scoped = self.table.scoped
         assert scoped is not None
-        found = loads(document)
-        if not isinstance(found, dict):
-            raise Away(INVALID)
+        found = _model(document)
         changed = False
         if final and found.get("workspace_id") != final:
             if "workspace_id" in found:
@@ -460,7 +458,13 @@ class Converter:
 
     def _token(self, main: dict[str, Value], final: str, done: Converted) -> None:
         before = main.get("workspace_ids")
-        listed = loads(str(before)) if before else []
+        try:
+            listed = loads(str(before)) if before else []
+        except ValueError:
+            original, kind = form(before)
+            done.kept.append(Kept("workspace_ids", None, original, kind, INVALID))
+            main["workspace_ids"] = "[]"
+            return
         if isinstance(listed, list) and listed:
             after = (
                 sorted({w if w in self.home.known else final for w in listed})
@@ -475,11 +479,25 @@ class Converter:
             main["workspace_ids"] = dumps(after).decode()
 
 
+def _model(document: str) -> dict[str, Any]:
+    """A payload that the app validates whole.
+
+    Raises:
+        Away: it is no JSON object.
+    """
+    try:
+        found = loads(document)
+    except ValueError:
+        raise Away(INVALID) from None
+    if not isinstance(found, dict):
+        raise Away(INVALID)
+    return found
+
+
 def _mirror(main: dict[str, Value], into: Sequence[str]) -> None:
     """Columns that the bridge releases added and filled from the payload."""
     if set(MIRRORED) - set(main) and "is_archived" in into:
-        payload = json.loads(str(main["payload"]))
-        payload = payload if isinstance(payload, dict) else {}
+        payload = _model(str(main["payload"]))
         main.setdefault("is_archived", "t" if payload.get("is_archived") else "f")
         handle = payload.get("handle")
         main.setdefault("handle", handle if isinstance(handle, str) else None)

@@ -155,6 +155,6 @@ def same(first: bytes, second: bytes) -> bool:
     """Whether two msgpack documents are equal but for the order of keys in the head and in the channels' values."""
     try:
         one, other = _cut(first), _cut(second)
-    except ValueError:
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException):
         return False
     return one[0] == other[0] and one[1] == other[1]

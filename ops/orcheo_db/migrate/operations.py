@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+import psycopg
 from psycopg import sql
 
+from orcheo_db.console import say
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.migrate import back, run, state, vault
 from orcheo_db.migrate.convert import Converter, Options
@@ -25,6 +29,10 @@ from orcheo_db.migrate.state import COPIED, COPYING, CUT_OVER, ROLLED_BACK, Stat
 from orcheo_db.migrate.sync import Setting
 from orcheo_db.migrate.verify import Check, Compared, surplus
 
+ATTEMPTS = 4
+PAUSE_SECONDS = 5.0  # a PostgreSQL that was killed serves again after some seconds
+P = ParamSpec("P")
+R = TypeVar("R")
 SNAPSHOT, FINAL = "snapshot", "final"
 
 
@@ -34,6 +42,31 @@ class Place:
 
     dsn: str
     work: Path
+
+
+def _lasting(function: Callable[P, R]) -> Callable[P, R]:
+    """Begin again where the target was lost on the way, since everything done is noted there; damage of a source is one line."""
+
+    @wraps(function)
+    def work(*args: P.args, **kwargs: P.kwargs) -> R:
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                return function(*args, **kwargs)
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                if not left or isinstance(error, psycopg.errors.DiskFull | psycopg.errors.LockNotAvailable):
+                    raise CheckFailed(
+                        f"the target was lost on the way ({' '.join(str(error).split())[:300]}): run it again, it goes on where it was"
+                    ) from None
+                say("the target was lost on the way: trying again")
+                time.sleep(PAUSE_SECONDS)
+            except sqlite3.DatabaseError as error:
+                raise CheckFailed(
+                    f"a file of the source can't be read ({error}): see `sqlite3 FILE 'PRAGMA integrity_check'`; `sqlite3 FILE .recover` saves what"
+                    " is left into another file"
+                ) from None
+        raise AssertionError
+
+    return work
 
 
 @contextmanager
@@ -46,6 +79,7 @@ def _opened(place: Place) -> Iterator[run.Connection]:
         conn.close()
 
 
+@_lasting
 def migrate(place: Place, directory: Path, options: Options, workspace: str | None, report: Report) -> dict[str, Any]:
     """Copy everything; run again it goes on, or brings what has changed since.
 
@@ -76,6 +110,7 @@ def migrate(place: Place, directory: Path, options: Options, workspace: str | No
         }
 
 
+@_lasting
 def verify(place: Place, directory: Path, options: Options, report: Report) -> dict[str, Any]:
     """Compare the target with the snapshot that was copied, row by row.
 
@@ -114,6 +149,7 @@ def _forget(conn: run.Connection, found: State, results: list[Compared]) -> None
         state.write(conn, found)
 
 
+@_lasting
 def cutover(
     place: Place, directory: Path, options: Options, report: Report, finish: Callable[[dict[str, str]], Path], *, force: bool = False
 ) -> dict[str, Any]:  # fmt: skip
@@ -183,6 +219,7 @@ def cutover(
         }
 
 
+@_lasting
 def rollback(place: Place, directory: Path, out: Path, options: Options, report: Report) -> dict[str, Any]:
     """Write PostgreSQL's present rows into SQLite files of the old release in `out`, and compare them with PostgreSQL.
 
@@ -245,6 +282,7 @@ def _write(conn: run.Connection, found: State, catalogue: state.Catalogue, optio
         if known is not None:
             shape = Found(table["file"], name, tuple(Column(c, "") for c in table["columns"]), known, True)
             converters[name] = Converter(empty, shape, catalogue.types, catalogue.nullable, found.home, options, lookup)
+            converters[name].careful = True
     return back.Writer(conn, found, catalogue, converters, part).everything()
 
 

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,8 @@ from zoneinfo import ZoneInfo
 import psycopg
 from psycopg import sql
 
-from orcheo_db.bootstrap.job import OWNER
+from orcheo_db import database
+from orcheo_db.bootstrap.job import OWNER, READER
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.migrate import home, state
 from orcheo_db.migrate.convert import Options
@@ -68,14 +70,8 @@ def connected(dsn: str) -> Connection:
     Raises:
         UserError: no connection.
     """
-    try:
-        conn: Connection = psycopg.connect(
-            dsn, autocommit=True, application_name=APPLICATION, prepare_threshold=None, connect_timeout=15
-        )
-    except psycopg.OperationalError as error:
-        raise UserError(
-            f"the target can't be reached: {' '.join(str(error).split())[:300]}: is it up (`make status`)?"
-        ) from None
+    conn = database.connect(dsn, application_name=APPLICATION)
+    conn.prepare_threshold = None
     state.settle(conn)
     return conn
 
@@ -190,6 +186,9 @@ def _archive_table(conn: Connection, table: Found) -> None:
             sql.Identifier(ARCHIVE, table.name), sql.Identifier(ROWID)
         )
     )
+    conn.execute(
+        sql.SQL("GRANT SELECT ON {} TO {}").format(sql.Identifier(ARCHIVE, table.name), sql.Identifier(READER))
+    )
 
 
 def width(source: Source, table: Found) -> int:
@@ -289,8 +288,8 @@ def copy(dsn: str, conn: Connection, source: Source, found: State, options: Opti
     for level in reversed(levels):
         for table in tables:
             if table.known and table.known.level == level and table.name in suspects:
-                _delete(conn, source, found, options, table, catalogue)
-    _finish(conn, source, found)
+                _delete(dsn, conn, source, found, options, table, catalogue)
+    _finish(dsn, conn, found)
     return {
         "rows": progress.rows,
         "bytes": progress.bytes,
@@ -355,10 +354,10 @@ def _drop_indexes(conn: Connection, found: State) -> None:
         state.write(conn, found)
 
 
-def _finish(conn: Connection, source: Source, found: State) -> None:
+def _finish(dsn: str, conn: Connection, found: State) -> None:
     """Indexes, statistics, sequences, owners of workspaces; then the copy counts as done."""
     if found.indexes:
-        rebuild(conn, found.indexes)
+        rebuild(dsn, found.indexes)
     with conn.transaction():
         found.indexes = []
         if "workspace_memberships" not in found.ours:
@@ -373,33 +372,25 @@ def _finish(conn: Connection, source: Source, found: State) -> None:
         state.stamp(conn, "copied_at")
     tables = sql.SQL(", ").join(sql.Identifier("public", name) for name in TARGETS)
     conn.execute(sql.SQL("ANALYZE {}").format(tables))
-    del source
 
 
-def rebuild(conn: Connection, definitions: list[str]) -> None:
+def rebuild(dsn: str, definitions: list[str]) -> None:
     """Make the dropped indexes again, two at a time."""
-    dsn = conn.info.dsn
-    password = conn.info.password
     todo = [d.replace("CREATE INDEX ", "CREATE INDEX IF NOT EXISTS ", 1) for d in definitions]
     failed: list[str] = []
 
     def work() -> None:
-        own: Connection = psycopg.connect(
-            dsn, password=password, autocommit=True, application_name=APPLICATION, prepare_threshold=None
-        )
         try:
-            state.settle(own)
-            own.execute("SET maintenance_work_mem = '256MB'")
-            while todo:
-                try:
-                    statement = todo.pop(0)
-                except IndexError:
-                    return
-                own.execute(statement.encode())
-        except psycopg.Error as error:
+            with closing(connected(dsn)) as own:
+                own.execute("SET maintenance_work_mem = '256MB'")
+                while todo:
+                    try:
+                        statement = todo.pop(0)
+                    except IndexError:
+                        return
+                    own.execute(statement.encode())
+        except (psycopg.Error, UserError) as error:
             failed.append(" ".join(str(error).split())[:300])
-        finally:
-            own.close()
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
@@ -411,7 +402,7 @@ def rebuild(conn: Connection, definitions: list[str]) -> None:
 
 
 def _delete(
-    conn: Connection, source: Source, found: State, options: Options, table: Found, catalogue: Catalogue
+    dsn: str, conn: Connection, source: Source, found: State, options: Options, table: Found, catalogue: Catalogue
 ) -> int:
     """Delete the target's rows that the source has no more; only looked for where the numbers differ."""
     known = table.known
@@ -427,16 +418,7 @@ def _delete(
         return 0
     key = catalogue.keys[known.into]
     names = sql.SQL(", ").join(map(sql.Identifier, key))
-    worker = Worker(
-        Setting(
-            conn.info.dsn + (f" password={conn.info.password}" if conn.info.password else ""),
-            source,
-            catalogue,
-            found.home,
-            options,
-            found.widths,
-        )
-    )
+    worker = Worker(Setting(dsn, source, catalogue, found.home, options, found.widths))
     try:
         converter = worker.converter(table)
         places = [converter.into.index(name) for name in key]

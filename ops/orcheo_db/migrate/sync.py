@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
+from orcheo_db import database
 from orcheo_db.errors import CheckFailed
 from orcheo_db.migrate.convert import LOSSY, REFUSED, UNSPLIT, Converted, Converter, Kept, Options, Row, whole
 from orcheo_db.migrate.home import Home, Lookup
@@ -133,9 +134,8 @@ class Worker:
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        self.conn: Connection = psycopg.connect(
-            setting.dsn, autocommit=True, application_name=APPLICATION, prepare_threshold=None
-        )
+        self.conn: Connection = database.connect(setting.dsn, application_name=APPLICATION)
+        self.conn.prepare_threshold = None
         settle(self.conn)
         # The server notes a chunk as done in the transaction that copies it: nothing has to wait for the disk. lz4 packs several times
         # faster than pglz, and the setting is this session's alone.

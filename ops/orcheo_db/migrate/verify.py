@@ -18,7 +18,20 @@ from psycopg import sql
 
 from orcheo_db.migrate import text
 from orcheo_db.migrate.canonical import canonical, digest, total
-from orcheo_db.migrate.convert import Converted, Converter, Kept, Row, dumps, loads, whole
+from orcheo_db.migrate.convert import (
+    EXTRA,
+    NO_FILE,
+    RENAMED,
+    WORKSPACE,
+    Converted,
+    Converter,
+    Kept,
+    Row,
+    dumps,
+    loads,
+    unform,
+    whole,
+)
 from orcheo_db.migrate.layout import ARCHIVE, ATTACHMENT_BLOBS, BLOBS
 from orcheo_db.migrate.source import Found, Source, connect
 from orcheo_db.migrate.state import Catalogue, State
@@ -26,6 +39,7 @@ from orcheo_db.migrate.sync import ROWID, Setting, Task, Worker, read
 
 Connection = psycopg.Connection[Any]
 BATCH_BYTES = 4 * 2**20  # of rows compared at a time
+BY_US = (WORKSPACE, RENAMED, EXTRA, NO_FILE)  # originals of what the migration itself set or has no place for
 LISTED = 50  # mismatches of a table that are named
 
 
@@ -205,10 +219,33 @@ class Checker:
                 names = [*converter.into, "blobs"]
                 bad = [names[i] for i, (a, b) in enumerate(zip(expected, actual, strict=True)) if a != b]
                 found.note(key, f"differs in {', '.join(bad)}")
+            elif row_left := self._left_out(converter, made, kept.get(key, []), actual):
+                found.note(key, f"has not its original {row_left} again")
             elif mine != theirs:
                 found.note(
                     key, "its originals in the quarantine differ" if made.rows else "is not in the quarantine as it was"
                 )
+
+    def _left_out(
+        self, converter: Converter, made: Converted, kept: Sequence[Kept], actual: Sequence[bytes | None] | None
+    ) -> str | None:
+        """In files that a rollback wrote: a column whose original is missing although the app has left alone what stands for it."""
+        if actual is None or self.worker.setting.originals:
+            return None
+        there = {(one.column, one.original) for one in made.kept}
+        for i, (_, name, to) in enumerate(converter.pairs):
+            for one in kept:
+                if one.column != name or one.path is not None or one.reason in BY_US or (name, one.original) in there:
+                    continue
+                apart = frozenset({"workspace_id", "scope", "handle", "name"} if to == "payload" else ())
+                kind = converter.types[to]
+                stand_in = normal(kind, converter.makers[i](unform(one.original, one.form), Converted()), apart)
+                value = actual[converter.into.index(to)]
+                if stand_in is not None and stand_in == (
+                    normal(kind, value.decode(), apart) if apart and value else value
+                ):
+                    return name
+        return None
 
     def _rows(self, table: str, columns: Sequence[str], keys: Sequence[Row]) -> dict[tuple[str, ...], tuple[Any, ...]]:
         """The target's rows of these keys, by key."""

@@ -1,0 +1,348 @@
+"""What no store writes: damaged rows, kills, full disks, restarts, files that change or can't be read."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import PROGRAM, ROOT, Installation
+from tests.migrate import sources
+from tests.migrate.conftest import fingerprint, query, superuser
+
+pytestmark = pytest.mark.disruptive
+Watch = Callable[[Path], None]
+
+
+def migrate(own: Installation, command: str, directory: Path, *arguments: str) -> Any:
+    return own.ok("migrate", command, str(directory), *arguments, "--json").json
+
+
+def reasons(own: Installation) -> dict[tuple[str, str], int]:
+    found = query(own, "SELECT coalesce(col, tab), reason, count(*) FROM orcheo_archive.quarantine GROUP BY 1, 2")
+    return {(column, reason): count for column, reason, count in found}
+
+
+def started(own: Installation, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [PROGRAM, *arguments],
+        env=own.env,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_damaged_rows_are_kept_and_come_back_byte_for_byte(own: Installation, tmp_path: Path, untouched: Watch):
+    source = tmp_path / "data"
+    keys = sources.history(source, 40)
+    step = "UPDATE execution_history_steps SET {} WHERE execution_id = '{}' AND step_index = {}"
+    sources.sql(
+        source,
+        f"DELETE FROM execution_history WHERE execution_id = '{keys[0]}'",  # its five steps are orphans
+        step.format("payload = '{broken'", keys[1], 0),
+        step.format("payload = '{\"a\": 1, \"a\": 2}'", keys[1], 1),
+        step.format("payload = x'7b7d'", keys[1], 2),
+        step.format("at = 1764547200", keys[1], 3),
+        step.format("at = 'yesterday'", keys[1], 4),
+        step.format("payload = '[1e400, 1e-5, -0.0, 123456789012345678901234567890, 1.10]'", keys[2], 0),
+        step.format("payload = '\"' || char(0) || '\"'", keys[2], 1),
+        f"UPDATE execution_history SET error = CAST(x'ff00fe' AS TEXT), run_name = x'00ff' WHERE execution_id = '{keys[3]}'",
+        "UPDATE workflows SET payload = 'no json' WHERE rowid = 3",
+        "CREATE TABLE extra (a TEXT, b BLOB, c REAL)",
+        "INSERT INTO extra VALUES ('x', x'00ff', 1.5), (NULL, NULL, 9e999)",
+        "ALTER TABLE execution_history ADD COLUMN own_note TEXT",
+        f"UPDATE execution_history SET own_note = 'mine' WHERE execution_id = '{keys[4]}'",
+    )  # fmt: skip
+    untouched(source)
+    plan = own.run("migrate", "plan", str(source), "--json")
+    text = json.dumps(plan.json["hazards"])
+    assert plan.code == 1
+    for words in (
+        "orphan",
+        "invalid JSON",
+        "duplicate keys",
+        "epoch time",
+        "no timestamp",
+        "extra is of no release",
+        "execution_history.own_note",
+    ):
+        assert words in text, words
+    migrate(own, "run", source)
+    found = reasons(own)
+    assert found["execution_history_steps", "orphan"] == 5 and found["workflows", "invalid JSON"] == 1
+    assert found["payload", "invalid JSON"] == 2 and found["payload", "bytes in a text column"] == 1
+    assert found["own_note", "column that the release does not have"] == 1
+    assert migrate(own, "verify", source)["ok"]
+    assert query(
+        own, "SELECT payload FROM execution_history_steps WHERE execution_id = %s AND step_index = 1", keys[1]
+    ) == [({"a": 2},)]
+    assert query(own, "SELECT count(*) FROM orcheo_archive.extra") == [(2,)]
+    migrate(own, "cutover", source)
+    back = tmp_path / "back"
+    assert all(table["ok"] for table in migrate(own, "rollback", source, "--to", str(back))["tables"])
+    for table in ("workflows", "execution_history", "execution_history_steps", "extra"):
+        everything = f"SELECT * FROM {table} ORDER BY 1, 2"
+        before, after = sources.rows(source, everything), sources.rows(back, everything)
+        assert len(before) == len(after)
+        for one, other in zip(before, after, strict=True):
+            for x, y in zip(one, other, strict=True):
+                assert x == y or json.loads(x) == json.loads(y), (table, one[0])  # type: ignore[arg-type]
+
+
+def test_strict_stops_at_what_postgresql_cannot_hold(own: Installation, tmp_path: Path, untouched: Watch):
+    source = tmp_path / "data"
+    keys = sources.history(source, 5)
+    sources.sql(source, f"UPDATE execution_history SET error = 'a' || char(0) WHERE execution_id = '{keys[2]}'")
+    untouched(source)
+    ran = own.run("migrate", "run", str(source), "--strict")
+    assert ran.code == 1 and f"execution_history {keys[2]}, column error" in ran.message and "(NUL)" in ran.message
+    assert query(own, "SELECT count(*) FROM execution_history") == [(0,)]
+    assert migrate(own, "run", source)["rows"] == 5 + 25 + 3  # without it, the same migration goes on
+
+
+@pytest.mark.parametrize("change", ["bit", "digit", "row", "surplus", "original", "time"])
+def test_verify_finds_what_differs_and_run_brings_it_again(own: Installation, tmp_path: Path, change: str):
+    source = tmp_path / "data"
+    keys = sources.history(source, 60)
+    sources.sql(
+        source,
+        f"UPDATE execution_history SET error = 'a' || char(0), metadata = '{{\"n\": 12345678901234567890.125}}' WHERE execution_id = '{keys[7]}'",
+    )
+    migrate(own, "run", source)
+    key, table = keys[7], "execution_history"
+    statement = {
+        "bit": f"UPDATE execution_history_steps SET payload = jsonb_set(payload, '{{text}}', to_jsonb('B' || substr(payload->>'text', 2))) WHERE execution_id = '{key}' AND step_index = 3",
+        "digit": f"UPDATE execution_history SET metadata = '{{\"n\": 12345678901234567890.126}}' WHERE execution_id = '{key}'",
+        "row": f"DELETE FROM execution_history_steps WHERE execution_id = '{key}' AND step_index = 3",
+        "surplus": f"INSERT INTO execution_history_steps VALUES ('{key}', 77, now(), '{{}}')",
+        "original": "UPDATE orcheo_archive.quarantine SET original = '\\x61'",
+        "time": f"UPDATE execution_history SET started_at = started_at + interval '1 microsecond' WHERE execution_id = '{key}'",
+    }[change]  # fmt: skip
+    superuser(own, statement)
+    ran = own.run("migrate", "verify", str(source), "--json")
+    assert ran.code == 1 and key in ran.message, ran.stderr
+    bad = [row for row in ran.json["tables"] if not row["ok"]]
+    assert [row["table"] for row in bad] == [table + ("_steps" if change in ("bit", "row", "surplus") else "")]
+    assert len(bad[0]["wrong"]) == 1
+    migrate(own, "run", source)
+    assert migrate(own, "verify", source)["ok"]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_killed_copy_goes_on_where_it_was(own: Installation, tmp_path: Path, seed: int):
+    source = tmp_path / "data"
+    sources.history(source, 3000)
+    indexes = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
+    before = query(own, indexes)
+    wait = random.Random(seed)
+    kills = 0
+    for _ in range(3):
+        process = started(own, "migrate", "run", str(source))
+        time.sleep(0.8 + wait.random() * 2.2)
+        kills += process.poll() is None
+        process.send_signal(signal.SIGKILL)  # the workers are not told
+        process.wait()
+    assert kills
+    assert migrate(own, "run", source)["rows"] == 3000 * 6 + 3
+    assert migrate(own, "verify", source)["ok"]
+    assert query(own, indexes) == before  # those that were dropped for the copy are there again
+
+
+def test_postgresql_restarts_during_the_copy(own: Installation, tmp_path: Path):
+    source = tmp_path / "data"
+    sources.history(source, 6000)
+    process = started(own, "migrate", "run", str(source), "--json")
+    time.sleep(1.5)
+    own.target().kill("postgres")
+    out, err = process.communicate(timeout=300)
+    if process.returncode:  # the main process' own connection was cut: one line, and again
+        assert "Traceback" not in err, err
+        assert migrate(own, "run", source)["rows"] == 36003
+    else:
+        assert json.loads(out)["rows"] == 36003
+    assert migrate(own, "verify", source)["ok"]
+
+
+def test_a_full_disk_ends_in_one_line_and_the_copy_goes_on_afterwards(own: Installation, tmp_path: Path):
+    source = tmp_path / "data"
+    sources.history(source, 3000, size=4000)
+    target = own.target()
+    # The container's /dev/shm is a file system of its own; some 20 MB of it are left.
+    script = "mkdir -m 700 /dev/shm/small && head -c $(( ($(df --output=avail /dev/shm | tail -1) - 20000) * 1024 )) /dev/zero > /dev/shm/full"
+    assert target.run("postgres", ["sh", "-c", script]).code == 0
+    superuser(own, "CREATE TABLESPACE small LOCATION '/dev/shm/small'")
+    superuser(
+        own,
+        "ALTER TABLE execution_history_steps ALTER payload SET STORAGE EXTERNAL",
+        "ALTER TABLE execution_history_steps SET TABLESPACE small",
+    )
+    ran = own.run("migrate", "run", str(source))
+    superuser(
+        own,
+        "ALTER TABLE execution_history_steps SET TABLESPACE pg_default",
+        "ALTER TABLE execution_history_steps ALTER payload SET STORAGE EXTENDED",
+    )
+    superuser(own, "DROP TABLESPACE small")
+    assert target.run("postgres", ["rm", "-r", "/dev/shm/full", "/dev/shm/small"]).code == 0
+    assert ran.code == 1 and "No space left on device" in ran.message and "it goes on where it was" in ran.message, (
+        ran.stderr
+    )
+    assert migrate(own, "run", source)["rows"] == 3000 * 6 + 3
+    assert migrate(own, "verify", source)["ok"]
+
+
+def test_a_snapshot_without_room_is_refused(own: Installation, tmp_path: Path, untouched: Watch):
+    source, small = tmp_path / "data", tmp_path / "small"
+    sources.history(source, 500)
+    untouched(source)
+    small.mkdir()
+    if (
+        os.getuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small], capture_output=True).returncode
+    ):
+        pytest.skip("a small file system can't be mounted here")
+    try:
+        ran = own.run("migrate", "run", str(source), "--work", str(small))
+    finally:
+        subprocess.run(["umount", small], check=True)
+    assert ran.code == 2 and "a snapshot of" in ran.message and "make room" in ran.message
+    assert query(own, "SELECT count(*) FROM workflows") == [(0,)]
+
+
+def test_a_file_that_changes_meanwhile_is_copied_as_it_was_at_one_moment(own: Installation, tmp_path: Path):
+    source = tmp_path / "data"
+    sources.history(source, 3000)
+    with closing(sqlite3.connect(source / "workflows.sqlite", isolation_level=None)) as writing:
+        process = started(own, "migrate", "run", str(source), "--json")
+        number = 0
+        while process.poll() is None:  # an execution and its step come and go together
+            writing.execute("BEGIN IMMEDIATE")
+            writing.execute(
+                "INSERT INTO execution_history (execution_id, workflow_id, inputs, status, started_at) VALUES (?, 'w', '{}', 'x', '2026-01-01T00:00:00+00:00')",
+                (f"live-{number}",),
+            )
+            writing.execute(
+                "INSERT INTO execution_history_steps VALUES (?, 0, '2026-01-01T00:00:00+00:00', '{}')",
+                (f"live-{number}",),
+            )
+            writing.execute("COMMIT")
+            number += 1
+            time.sleep(0.005)
+        assert process.returncode == 0, process.communicate()[1]
+        assert migrate(own, "verify", source)["ok"]
+        pairs = query(
+            own,
+            "SELECT (SELECT count(*) FROM execution_history WHERE execution_id LIKE 'live-%%'),"
+            " (SELECT count(*) FROM execution_history_steps WHERE execution_id LIKE 'live-%%')",
+        )
+        assert pairs[0][0] == pairs[0][1] < number
+        writing.execute(
+            "DELETE FROM execution_history_steps WHERE execution_id = (SELECT min(execution_id) FROM execution_history)"
+        )
+        writing.execute(
+            "DELETE FROM execution_history WHERE execution_id = (SELECT min(execution_id) FROM execution_history)"
+        )
+        ran = own.run("migrate", "cutover", str(source))
+        assert ran.code == 2 and f"process {os.getpid()}" in ran.message
+    found = migrate(own, "cutover", source)
+    assert set(found["changed"]) == {"execution_history", "execution_history_steps"}
+    assert query(own, "SELECT count(*) FROM execution_history") == [(3000 + number - 1,)]
+
+
+def test_a_damaged_page_is_one_line(own: Installation, tmp_path: Path, untouched: Watch):
+    source = tmp_path / "data"
+    sources.history(source, 2000)
+    file = source / "workflows.sqlite"
+    sources.sql(source, "VACUUM")
+    content = bytearray(file.read_bytes())
+    for page in range(10, len(content) // 4096, 7):
+        content[page * 4096 : page * 4096 + 100] = os.urandom(100)
+    file.write_bytes(content)
+    untouched(source)
+    ran = own.run("migrate", "run", str(source))
+    assert ran.code in (1, 2) and "Traceback" not in ran.stderr and "integrity_check" in ran.message, ran.stderr
+    assert own.run("migrate", "plan", str(source)).code in (1, 2)
+
+
+def test_wrong_input_is_one_line_and_changes_nothing(own: Installation, tmp_path: Path, untouched: Watch):
+    source = tmp_path / "data"
+    sources.history(source, 3)
+    other = tmp_path / "other"
+    shutil.copytree(source, other)
+    (tmp_path / "file").write_text("x")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "workflows.sqlite").write_bytes(os.urandom(8192))
+    for directory in (source, other, secret):
+        untouched(directory)
+    for place, words in (
+        (tmp_path / "nowhere", "does not exist"), (tmp_path / "file", "is no directory"), (empty, "holds no SQLite file"),
+        (secret, "is encrypted or no SQLite file"),
+    ):  # fmt: skip
+        for command in ("plan", "run", "verify", "cutover"):
+            ran = own.run("migrate", command, str(place))
+            assert ran.code == 2 and words in ran.message and "Traceback" not in ran.stderr, (
+                place,
+                command,
+                ran.stderr,
+            )
+    ran = own.run("migrate", "run", str(source), "--naive-timestamps", "Mars/Base")
+    assert ran.code == 2 and "no such time zone" in ran.message
+    ran = own.run("migrate", "run", str(source), "--workspace", "nowhere")
+    assert ran.code == 2 and "there is no workspace 'nowhere'" in ran.message
+    assert own.run("migrate", "verify", str(source)).code == 2
+    migrate(own, "run", source)
+    ran = own.run("migrate", "run", str(other))
+    assert ran.code == 2 and "the target holds the migration of" in ran.message
+
+
+def test_a_target_with_an_apps_rows_is_refused(own: Installation, tmp_path: Path, untouched: Watch):
+    source = tmp_path / "data"
+    sources.history(source, 3)
+    untouched(source)
+    superuser(own, "INSERT INTO webhook_triggers VALUES ('w', '{}')")
+    ran = own.run("migrate", "run", str(source))
+    assert ran.code == 2 and "the target is not empty (webhook_triggers" in ran.message
+    assert query(own, "SELECT count(*) FROM workflows") == [(0,)]
+
+
+def test_a_read_only_source_and_one_left_by_a_crash(own: Installation, tmp_path: Path):
+    source, crashed = tmp_path / "data", tmp_path / "crashed"
+    sources.history(source, 50)
+    with closing(sqlite3.connect(source / "workflows.sqlite", isolation_level=None)) as writing:
+        writing.execute("PRAGMA wal_autocheckpoint = 0")
+        writing.execute("DELETE FROM execution_history_steps WHERE step_index = 4")  # in the WAL alone
+        shutil.copytree(source, crashed)
+    (crashed / "workflows.sqlite-shm").unlink()
+    assert (crashed / "workflows.sqlite-wal").stat().st_size
+    mount = (
+        subprocess.run(["mount", "--bind", "-o", "ro", crashed, crashed], capture_output=True).returncode
+        if os.getuid() == 0
+        else 1
+    )
+    before = fingerprint(crashed)
+    try:
+        migrate(own, "run", crashed)
+        assert migrate(own, "verify", crashed)["ok"]
+        assert query(own, "SELECT count(*) FROM execution_history_steps") == [(200,)]
+        assert migrate(own, "cutover", crashed)["read_directly"] is False
+    finally:
+        if mount == 0:
+            subprocess.run(["umount", crashed], check=True)
+    assert fingerprint(crashed) == before
