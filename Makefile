@@ -15,7 +15,7 @@ export ORCHEO_DB_WITH := $(or $(WITH),$(ORCHEO_DB_WITH))
 ORCHEO_DB := .venv/bin/orcheo-db --target $(TARGET) $(if $(SIZE),--size $(SIZE))
 PYTEST := .venv/bin/pytest
 
-.PHONY: help venv up down destroy status dsn psql bootstrap doctor backup restore drill bench-search bench-backup images render test test-faults test-unit lint lock
+.PHONY: help venv up down destroy status dsn psql bootstrap doctor backup restore drill migrate bench-search bench-backup bench-migrate images render test test-faults test-unit lint lock
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -56,11 +56,19 @@ restore: venv ## restore into a new volume beside the running one [TO="2026-11-2
 drill: venv ## restore the newest backup beside production and prove that it is the same
 	@$(ORCHEO_DB) drill
 
+migrate: venv ## copy Orcheo's SQLite files into the (empty) database and compare every row; the old app may go on [SQLITE_DIR=~/.orcheo]
+	@$(ORCHEO_DB) migrate run "$(or $(SQLITE_DIR),$(HOME)/.orcheo)"
+	@$(ORCHEO_DB) migrate verify "$(or $(SQLITE_DIR),$(HOME)/.orcheo)"
+	@echo 'Next: stop the old app, then .venv/bin/orcheo-db migrate cutover "$(or $(SQLITE_DIR),$(HOME)/.orcheo)"'
+
 bench-search: venv ## measure orcheo-db search on a million history steps (some minutes; in schemas of its own)
 	@$(ORCHEO_DB) bench search
 
 bench-backup: venv ## measure backups, restores, drills and archiving against baselines (some minutes; on an installation of its own)
 	@$(ORCHEO_DB) bench backup
+
+bench-migrate: venv ## measure orcheo-db migrate against plain COPY and Orcheo's own tool [MEGABYTES=400] [KILLS=50] (on an installation of its own)
+	@$(ORCHEO_DB) bench migrate $(if $(MEGABYTES),--megabytes $(MEGABYTES)) $(if $(KILLS),--kills $(KILLS))
 
 images: venv ## build the images that are missing or out of date
 	@$(ORCHEO_DB) images --install-docker $(INSTALL_DOCKER)

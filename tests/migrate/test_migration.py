@@ -72,6 +72,20 @@ def test_a_plan_names_what_is_there_and_changes_nothing(journey: Journey):
     assert fingerprint(journey.directory) == before
 
 
+def test_a_wrong_vault_key_is_refused(journey: Journey):
+    journey.own.extra["ORCHEO_VAULT_ENCRYPTION_KEY"] = "another"
+    try:
+        ran = journey.own.run("migrate", "run", str(journey.directory))
+    finally:
+        del journey.own.extra["ORCHEO_VAULT_ENCRYPTION_KEY"]
+    assert (
+        ran.code == 2
+        and "the vault key opens 0 of" in ran.message
+        and "another" not in ran.stderr.split("give the one")[0]
+    )
+    assert query(journey.own, "SELECT count(*) FROM credentials") == [(0,)]
+
+
 def test_copy_and_compare_while_the_old_app_goes_on(journey: Journey):
     with releases.OldApp(journey.name, journey.directory, copy=False) as old:
         copied = journey.run("run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import sqlite3
 import time
@@ -95,11 +96,13 @@ def migrate(place: Place, directory: Path, options: Options, workspace: str | No
         # Only a copy that was cut off goes on with its snapshot; any other is of an earlier moment, or of another source.
         if before is None or before.phase == COPIED:
             shutil.rmtree(place.work / SNAPSHOT, ignore_errors=True)
+        whole = all((place.work / SNAPSHOT / name).is_file() for name in original.files)
         taken = snapshot(original, place.work / SNAPSHOT)
         source = look(taken.directory, original.origin)
         found = run.begin(conn, source, original, options, workspace)
         chosen = run.options_of(found, options)
-        counts = run.copy(place.dsn, conn, source, found, chosen, report)
+        fresh = before is None or (before.phase == COPYING and whole)
+        counts = run.copy(place.dsn, conn, source, found, chosen, report, fresh=fresh)
         conn.execute("UPDATE orcheo_archive.migration SET verified_at = NULL")
         return {
             "source": found.source,
@@ -169,6 +172,8 @@ def cutover(
             f"the old app still runs: {busy[0]}{f' and {len(busy) - 1} more' if len(busy) > 1 else ''}: stop it first (or --force, if that only reads)."
             " Nothing was changed."
         )
+    if os.geteuid():
+        say("not root: another user's process that has a file open would not be seen; a file that changes is")
     begun = time.monotonic()
     key = vault.check(original)
     stamps = _stamps(original)
@@ -183,7 +188,7 @@ def cutover(
             source, direct = look(snapshot(original, place.work / FINAL).directory, original.origin), False
         found = run.begin(conn, source, original, options, None)
         chosen = run.options_of(found, options)
-        counts = run.copy(place.dsn, conn, source, found, chosen, report)
+        counts = run.copy(place.dsn, conn, source, found, chosen, report, fresh=False)
         results = _verify(
             place, conn, source, found, chosen, counts["tasks"], report, everything=not (verified and verified[0])
         )

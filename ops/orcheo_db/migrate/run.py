@@ -244,15 +244,19 @@ def _whole(table: Found) -> bool:
     return table.name not in COUNTERS
 
 
-def copy(dsn: str, conn: Connection, source: Source, found: State, options: Options, report: Report) -> dict[str, Any]:
+def copy(
+    dsn: str, conn: Connection, source: Source, found: State, options: Options, report: Report, *, fresh: bool
+) -> dict[str, Any]:
     """Bring the target to what the source holds; returns counts.
+
+    Args:
+        fresh: nothing was copied yet but chunks of this very source, so that no row can be in another's way.
 
     Raises:
         CheckFailed: it could not be finished; running it again goes on.
     """
     catalogue = state.catalogue(conn)
-    fresh = found.phase == COPYING
-    if fresh:
+    if found.phase == COPYING:
         _drop_indexes(conn, found)
     setting = Setting(dsn, source, catalogue, found.home, options, found.widths)
     progress = Progress(_bytes(source))
@@ -285,10 +289,20 @@ def copy(dsn: str, conn: Connection, source: Source, found: State, options: Opti
             pool.run(work, each)
     finally:
         pool.close()
-    for level in reversed(levels):
-        for table in tables:
-            if table.known and table.known.level == level and table.name in suspects:
-                _delete(dsn, conn, source, found, options, table, catalogue)
+    gone = set()
+    for table in sorted(tables, key=lambda t: -t.known.level if t.known else 0):
+        if table.known and table.name in suspects and _delete(dsn, conn, source, found, options, table, catalogue):
+            gone.add(table.name)
+    again = [t for t in tables if t.known and t.known.parent and t.known.parent.table in gone]
+    for table in again:  # PostgreSQL deletes or changes children with their parents, SQLite may have left them
+        conn.execute("DELETE FROM orcheo_archive.chunk WHERE tab = %s", (table.name,))
+        conn.execute("DELETE FROM orcheo_archive.quarantine WHERE tab = %s", (table.name,))
+    if again:
+        pool = Pool(setting)
+        try:
+            pool.run((task for table in again for task in tasks(conn, source, found, table, fresh=False)), each)
+        finally:
+            pool.close()
     _finish(dsn, conn, found)
     return {
         "rows": progress.rows,

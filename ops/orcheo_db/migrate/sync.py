@@ -26,6 +26,7 @@ Connection = psycopg.Connection[Any]
 FLUSH_BYTES = 8 * 2**20  # rows in memory before they are sent; a row may be larger
 # What PostgreSQL may say about one row; anything else ends the run.
 OF_A_ROW = (errors.DataError, errors.IntegrityError, errors.ProgramLimitExceeded, errors.StatementTooComplex)
+SAME_KEY = f"{REFUSED}: another row has the same key"
 ROWID = "sqlite_rowid"  # the key of a table of the archive
 
 
@@ -211,7 +212,7 @@ class Worker:
         except OF_A_ROW:
             done.rows = done.away = done.bytes = 0
             hashed = hashlib.blake2b(digest_size=16)
-            kept = self._carefully(read(reading, table, task.lo, width), table, done, hashed)
+            kept = self._carefully(read(reading, table, task.lo, width), table, done, hashed, upsert=upsert)
         self._note(task, done, hashed.digest(), kept)
 
     def _fast(
@@ -223,11 +224,12 @@ class Worker:
         converter.careful = False
         writer = Writer(self.conn, converter, self.setting.catalogue, upsert=upsert)
         blobs: dict[Row, bytes] = {}
+        names: set[Row] = set()
         for _, row in rows:
             done.rows += 1
             done.bytes += _hash(hashed, row)
             key = converter.key_of(row)
-            made = converter.convert(row)
+            made = self._first_of_its_name(converter, converter.convert(row), row, names)
             if table.name == "checkpoints":
                 made = _once(made, blobs, converter, row)
             done.away += not made.rows
@@ -236,20 +238,35 @@ class Worker:
         writer.flush()
         return writer.kept
 
+    def _first_of_its_name(
+        self, converter: Converter, made: Converted, row: Sequence[Any], names: set[Row]
+    ) -> Converted:
+        """SQLite tells a text from the same bytes as a blob; where two keys of a chunk become one, the second row is kept apart."""
+        if not made.rows:
+            return made
+        into, values = made.rows[0]
+        name = tuple(values[converter.into.index(column)] for column in self.setting.catalogue.keys[into])
+        if name in names:
+            return Converted([], [Kept(None, None, whole(converter.columns, row), "json", SAME_KEY)])
+        names.add(name)
+        return made
+
     def _carefully(
-        self, rows: Iterator[tuple[int, tuple[Any, ...]]], table: Found, done: Done, hashed: Any
+        self, rows: Iterator[tuple[int, tuple[Any, ...]]], table: Found, done: Done, hashed: Any, *, upsert: bool
     ) -> list[tuple[list[str], Kept]]:
         """One row at a time: a row that PostgreSQL refuses goes into the quarantine whole."""
         converter = self.converter(table)
         converter.careful = True
         kept: list[tuple[list[str], Kept]] = []
+        names: set[Row] = set()
         for _, row in rows:
             done.rows += 1
             done.bytes += _hash(hashed, row)
             key, made = converter.key_of(row), converter.convert(row)
+            made = self._first_of_its_name(converter, made, row, names)
             try:
                 with self.conn.transaction():
-                    writer = Writer(self.conn, converter, self.setting.catalogue, upsert=True)
+                    writer = Writer(self.conn, converter, self.setting.catalogue, upsert=upsert)
                     writer.add(key, made)
                     writer.flush()
             except OF_A_ROW as error:

@@ -21,7 +21,9 @@ from orcheo_db.migrate.canonical import canonical, digest, total
 from orcheo_db.migrate.convert import (
     EXTRA,
     NO_FILE,
+    REFUSED,
     RENAMED,
+    UNSPLIT,
     WORKSPACE,
     Converted,
     Converter,
@@ -171,7 +173,11 @@ class Checker:
         kinds = [self.catalogue.types[into][name] for name in converter.into]
         kept = self._kept(table.name, [key for key, _, _ in rows])
         # That PostgreSQL refused a row only PostgreSQL can say; the converter would let it through.
-        refused = {key: of_row[0].reason for key, of_row in kept.items() if of_row[0].column is None}
+        refused = {
+            key: of_row[0].reason
+            for key, of_row in kept.items()
+            if of_row[0].column is None and (of_row[0].reason.startswith(REFUSED) or of_row[0].reason == UNSPLIT)
+        }
         batch = [
             (
                 key,
@@ -369,7 +375,11 @@ def surplus(
         assert row is not None and away is not None
         present = int(row[0]) - len(found.ours.get(into, []))
         missing = sum("missing in the target" in what for _, what in result.wrong)
-        if present > result.rows - int(away[0]) - missing and result.mismatches <= LISTED:
+        wanted = result.rows - int(away[0]) - missing
+        if present < wanted and result.mismatches <= LISTED:
+            tables.append(table.name)
+            result.note((), f"{wanted - present} rows are missing in the target")
+        if present > wanted and result.mismatches <= LISTED:
             tables.append(table.name)
             names = _strangers(conn, found, source, table, catalogue)
             for name in names or [()]:
