@@ -20,7 +20,7 @@ from rich.table import Table
 from orcheo_db import __version__, app_lifecycle, backup_lifecycle, lifecycle, removal, render
 from orcheo_db.bench.command import bench_group
 from orcheo_db.cli_backup import backup_group, drill_command, restore_command
-from orcheo_db.cli_migrate import migrate_group
+from orcheo_db.cli_people import migrate_group
 from orcheo_db.cli_upgrade import upgrade_app_
 from orcheo_db.command import TARGETS, Context, Group, pass_context, running
 from orcheo_db.console import err, out, say

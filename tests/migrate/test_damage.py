@@ -331,7 +331,8 @@ def test_a_read_only_source_and_one_left_by_a_crash(own: Installation, tmp_path:
         shutil.copytree(source, crashed)
     (crashed / "workflows.sqlite-shm").unlink()
     assert (crashed / "workflows.sqlite-wal").stat().st_size
-    commands = (["mount", "--bind", crashed, crashed], ["mount", "-o", "remount,bind,ro", crashed])
+    place = str(crashed)
+    commands = (["mount", "--bind", place, place], ["mount", "-o", "remount,bind,ro", place])
     mounted = os.getuid() == 0 and all(subprocess.run(words, capture_output=True).returncode == 0 for words in commands)
     if mounted:
         with pytest.raises(OSError, match="Read-only"):

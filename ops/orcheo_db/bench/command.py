@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 from rich.table import Table
 
-from orcheo_db.bench import backup, search
+from orcheo_db.bench import backup, migrate, search
 from orcheo_db.command import Context, Group, pass_context
 from orcheo_db.console import out, say
 from orcheo_db.errors import CheckFailed
@@ -81,3 +83,63 @@ def bench_backup(context: Context, /, sizes: tuple[int, ...]) -> None:
         raise CheckFailed(
             "an aim was missed: restore at least 80 % as fast as cp -a and the same recovery (at the largest size), archiving overhead below 10 %"
         )
+
+
+@bench_group.command("migrate")
+@click.option("--megabytes", type=click.IntRange(10, 100_000), default=400, show_default=True, help="Of SQLite files.")
+@click.option(
+    "--release", default="0.34.0", show_default=True, help="The old release that makes them: 0.15.0 or 0.34.0."
+)
+@click.option(
+    "--kills",
+    type=click.IntRange(0, 1000),
+    default=0,
+    show_default=True,
+    help="Runs that are killed (on small files) and run again.",
+)
+@pass_context
+def bench_migrate(context: Context, /, megabytes: int, release: str, kills: int) -> None:
+    """SQLite to PostgreSQL, against plain COPY and Orcheo's own tool, on an installation of its own (removed at the end). Exit code 1 if an aim is missed."""
+    result = migrate.bench(ROOT, context.spec().stack.project, megabytes, release, kills)
+    context.print(result, None)
+    if not context.as_json:
+        _show_migrate(result)
+    if not result["ok"]:
+        raise CheckFailed(f"an aim was missed: {'; '.join(result['missed'])}")
+
+
+def _show_migrate(result: dict[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "seconds", "rows", "rows/s", "MB", "MB/s", "memory", "largest process"):
+        table.add_column(title, justify="right" if title else "left")
+    ours, peer = result["ours"], result["peer"]
+    shown = [(f"migrate {name}", one) for name, one in ours.items()]
+    shown.append((f"migrate run, the {peer['tables']} tables of the next", result["ours_same_tables"]))
+    shown.append((f"Orcheo's own tool ({peer['tables']} of {peer['of_tables']} tables)", peer))
+    names = {"plain": "plain COPY", "lz4": "plain COPY, lz4", "two_connections": "plain COPY, lz4, two connections"}
+    same = {key: result[key] for key in ("rows", "bytes")}
+    shown += [(names[name], same | one) for name, one in result["limit"].items()]
+    forms = {
+        "rows": "{:d}",
+        "rows_s": "{:d}",
+        "mb": "{:.0f}",
+        "mb_s": "{:.1f}",
+        "peak_mb": "{:.0f} MB",
+        "largest_mb": "{:.0f} MB",
+    }
+    for name, one in shown:
+        known = one | ({"mb": one["bytes"] / 2**20} if "bytes" in one else {})
+        cells = (form.format(known[key]) if key in known else "" for key, form in forms.items())
+        table.add_row(name, f"{one['seconds']:.1f}", *cells)
+    out.print(table)
+    ratios, cut = result["ratios"], ours["cutover"]
+    say(
+        f"migrate run: {ratios['to_peer']:.1f} times the MB/s of Orcheo's own tool (on the same tables {ratios['to_peer_same_tables']:.1f}),"
+        f" {ratios['to_copy']:.0%} of plain COPY's (lz4 {ratios['to_copy_lz4']:.0%}, two connections {ratios['to_copy_two_connections']:.0%})"
+    )
+    say(
+        f"cutover after {sum(cut['made'].values())} rows were added, changed or deleted: {cut['downtime_seconds']} s of write downtime"
+    )
+    if "kills" in result:
+        killed = result["kills"]
+        say(f"killed runs that were whole after a second one: {killed['ok']} of {killed['wanted']}")

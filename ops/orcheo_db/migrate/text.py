@@ -229,8 +229,8 @@ def to_timestamp(value: object, naive: tzinfo, *, sqlite_style: bool = False) ->
         limit = datetime.min if when.year < 5000 else datetime.max
         return Time(limit.replace(tzinfo=UTC).isoformat(), RANGE)
     text = when.isoformat()
-    if reason is None and not (
-        value == text or (sqlite_style and value in (spaced(text), spaced(text).removesuffix("+00:00")))
+    if reason is None and value not in (
+        (spaced(text), spaced(text).removesuffix("+00:00")) if sqlite_style else (text,)
     ):
         reason = NOT_UTC
     return Time(text, reason)
