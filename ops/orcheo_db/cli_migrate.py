@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from orcheo_db.migrate.convert import Options
 from orcheo_db.migrate.operations import Place
 from orcheo_db.migrate.plan import places
 from orcheo_db.migrate.plan import plan as make_plan
+from orcheo_db.migrate.source import unreadable
 from orcheo_db.secrets import write_private
 from orcheo_db.targets.compose import ComposeTarget
 
@@ -61,7 +63,7 @@ def plan_(
     del work
     options = _chosen(naive, attachments)
     days = context.spec().app.chatkit_retention_days
-    with _bar("Reading") as shown:
+    with _bar("Reading") as shown, _readable():
         found = make_plan(
             directory.expanduser(),
             options,
@@ -76,6 +78,14 @@ def plan_(
         raise CheckFailed(
             f"{found['decisions']} of the points above want a decision; each has a default: `orcheo-db migrate run {directory}` goes on with them"
         )
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise unreadable(error) from None
 
 
 def _show_plan(found: dict[str, Any]) -> None:
@@ -277,7 +287,7 @@ def _place(context: Context, work: Path | None) -> tuple[ComposeTarget, Place]:
 
 def _chosen(naive: str, attachments: tuple[Path, ...], *, strict: bool = False) -> Options:
     for place in attachments:
-        if not place.is_dir():
+        if not place.expanduser().is_dir():
             raise UserError(f"--attachments {place} is no directory: name the one with the attachments' files")
     return Options(run.zone(naive), strict, tuple(path.expanduser() for path in attachments), run.moment())
 

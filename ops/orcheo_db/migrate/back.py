@@ -34,7 +34,7 @@ from orcheo_db.migrate.layout import ARCHIVE, BY_NAME, DERIVED, Table
 from orcheo_db.migrate.source import Source
 from orcheo_db.migrate.state import TARGETS, Catalogue, State
 from orcheo_db.migrate.sync import ROWID
-from orcheo_db.migrate.verify import from_target, normal
+from orcheo_db.migrate.verify import BY_US, from_target, normal
 
 Connection = psycopg.Connection[Any]
 BATCH = 500  # rows read at a time
@@ -96,7 +96,15 @@ class Writer:
         for row in rows:
             if ours and row.get("id") in ours:
                 continue
-            writing.execute(insert, [_store(row.get(column)) for column in columns])
+            values = [_store(row.get(column)) for column in columns]
+            if any(isinstance(value, RawText) for value in values):
+                marks = ", ".join("CAST(? AS TEXT)" if isinstance(value, RawText) else "?" for value in values)
+                writing.execute(
+                    f"{insert[: insert.rindex('(')]}({marks})",
+                    [bytes(v) if isinstance(v, RawText) else v for v in values],
+                )
+            else:
+                writing.execute(insert, values)
             count += 1
         self.done.rows[name] = count
 
@@ -143,9 +151,8 @@ class Writer:
                 for key, row in zip(keys, rows, strict=True):
                     made = self._one(known, columns, row, types, kept.get(key, []))
                     if known.name == "checkpoints":
-                        made["checkpoint"] = langgraph.join(str(row["checkpoint"]), blobs.get(key, {}))
+                        made["checkpoint"] = _joined(key, str(row["checkpoint"]), blobs.get(key, {}))
                         made["type"] = "msgpack"
-                        made["metadata"] = str(made["metadata"]).encode()
                     if row.get("id") in files:
                         self._file(str(row["id"]), str(row["name"]), files[row["id"]])
                     yield made
@@ -198,19 +205,22 @@ class Writer:
             if value is not None and known.kept:
                 document[name] = self._known_keys(known, row, name, str(value))
         made: dict[str, Any] = {}
-        originals = {one.column: one for one in kept if one.path is None}
+        # Of two originals of one column the raw one counts, and what the migration did last says whether the app has changed it.
+        ordered = sorted((one for one in kept if one.path is None), key=lambda one: one.reason not in BY_US)
+        originals = {one.column: one for one in ordered}
+        rules = {one.column: one for one in reversed(ordered)}
         for name in columns:
             to = known.renamed.get(name, name)
             value = document.get(to, row.get(to)) if to in types else None
             original = originals.get(name)
-            if original is not None and self._is_unchanged(known, name, to, row, original):
+            if original is not None and self._is_unchanged(known, name, to, row, rules[name]):
                 made[name] = unform(original.original, original.form)
                 self.done.originals += 1
             elif to in types:
                 made[name] = _back(types[to], value, sqlite_times=known.sqlite_times, zone=name == "expires_at")
                 if name in known.texts and made[name] is not None:
                     made[name] = text.python_style(made[name])
-                if name in known.blobs and isinstance(made[name], str):
+                if name in known.blobs and isinstance(made[name], str):  # as the app writes them
                     made[name] = made[name].encode()
         for to in types:
             if (
@@ -343,13 +353,26 @@ def _repeats(row: Mapping[str, Any], key: str, value: Any) -> bool:
     return row.get(key) is not None and str(row[key]) == str(value)
 
 
+def _joined(key: tuple[str, ...], head: str, blobs: Mapping[str, tuple[str, bytes]]) -> bytes:
+    try:
+        return langgraph.join(text.from_jsonb(head), dict(blobs))
+    except (langgraph.NotSplit, OverflowError) as error:
+        raise CheckFailed(
+            f"checkpoint {', '.join(key)} can't be written as the old release keeps them ({error}): delete its thread in the app and run it again"
+        ) from None
+
+
+class RawText(bytes):
+    """Text that is no UTF-8, as its bytes: SQLite gets it by a cast."""
+
+
 def _store(value: Any) -> Any:
-    """For SQLite's binding: text with lone surrogates (bytes that were no UTF-8) goes in as those bytes, cast to text by the caller."""
+    """For SQLite's binding."""
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError:
-            return value.encode("utf-8", "surrogateescape")
+            return RawText(value.encode("utf-8", "surrogateescape"))
     return value
 
 

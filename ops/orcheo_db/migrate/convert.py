@@ -26,7 +26,8 @@ ORPHAN, INVALID, BYTES, ODD, NULL, REFUSED, PLUGIN, RENAMED, WORKSPACE, NO_FILE,
     "refused by PostgreSQL", "plugin state of another workspace", "renamed", "workspace", "attachment without its file",
     "checkpoint of another form", "column that the release does not have",
 )  # fmt: skip
-LOSSY = text.LOSSY | {ORPHAN, INVALID, BYTES, ODD, NULL, REFUSED, UNSPLIT}
+DEEP = "nested too deeply to be given a workspace"
+LOSSY = text.LOSSY | {DEEP, ORPHAN, INVALID, BYTES, ODD, NULL, REFUSED, UNSPLIT}
 CHATKIT = "chatkit"  # where the app keeps attachments: ID_NAME (orcheo_backend.app.chatkit, both classes of release)
 MIRRORED = ("handle", "is_archived")  # columns of `workflows` that say what its payload says; 0.15 lacks them
 LARGEST_FILE = 1 << 30  # bytes: PostgreSQL's limit for one value
@@ -297,9 +298,11 @@ class Converter:
                 return str(value)
             if value is None and nullable:
                 return None
+            if isinstance(value, float) and value.is_integer() and abs(value) < 2**31:
+                return str(int(value))  # the graph store's ttl_minutes is a REAL column
             try:
                 return missing(value, done, str(int(value)), ODD)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 if nullable:
                     return missing(value, done, None, ODD)
                 raise Away(ODD) from None
@@ -327,13 +330,9 @@ class Converter:
             raise Away(UNSPLIT) from None
         values["checkpoint"] = made.head
         values["type"] = None  # of the whole document; the PostgreSQL saver leaves it empty, each blob has its own
-        if isinstance(values["metadata"], bytes):
-            values["metadata"] = values["metadata"].decode("utf-8", "surrogateescape")
-        if values["metadata"] is None:
-            values["metadata"] = "{}"
         main = tuple(make(values[name], done) for make, (_, name, _) in zip(self.makers, self.pairs, strict=True))
         done.rows.append((self.table.into, main))
-        place = (text.clean(values["thread_id"])[0], text.clean(values["checkpoint_ns"])[0])
+        place = tuple(main[self.into.index(name)] for name in ("thread_id", "checkpoint_ns"))
         for channel, (version, kind, data) in made.blobs.items():
             done.rows.append((BLOBS, (*place, channel, version, kind, data)))
 
@@ -371,7 +370,7 @@ class Converter:
             tries += [root.joinpath(*path.parts[i:]) for i in range(1 if path.is_absolute() else 0, len(path.parts))]
         for root in roots:
             for directory in (root / CHATKIT, root):
-                with suppress(OSError, ValueError):
+                with suppress(OSError, ValueError, NotImplementedError):
                     tries += sorted(directory.glob(f"{glob.escape(key)}_*"))
         for file in tries:
             with suppress(OSError, ValueError):  # a name with a NUL is no file's
@@ -446,15 +445,21 @@ class Converter:
             found[scoped.unique], changed = new, True
         scope = found.get("scope")
         listed = scope.get("workspace_ids") if scoped.scope and isinstance(scope, dict) else None
-        if isinstance(scope, dict) and isinstance(listed, list) and any(w not in self.home.known for w in listed):
+        if isinstance(scope, dict) and isinstance(listed, list) and any(not self._known(w) for w in listed):
             done.kept.append(Kept("payload", "scope", dumps(scope), "json", WORKSPACE))
             first = listed[0]
-            found["scope"] = {**scope, "workspace_ids": sorted({w if w in self.home.known else final for w in listed})}
+            found["scope"] = {**scope, "workspace_ids": sorted({w if self._known(w) else final for w in listed})}
             changed = True
-            if scoped.hint and main.get(scoped.hint) == first and first not in self.home.known:
+            if scoped.hint and main.get(scoped.hint) == first and not self._known(first):
                 done.kept.append(Kept(scoped.hint, None, str(first).encode(), "text", WORKSPACE))
                 main[scoped.hint] = final
-        return dumps(found).decode() if changed else document
+        try:
+            return dumps(found).decode() if changed else document
+        except TypeError:  # orjson writes no deeper than 254
+            raise Away(DEEP) from None
+
+    def _known(self, workspace: object) -> bool:
+        return isinstance(workspace, str) and workspace in self.home.known
 
     def _token(self, main: dict[str, Value], final: str, done: Converted) -> None:
         before = main.get("workspace_ids")
@@ -467,8 +472,8 @@ class Converter:
             return
         if isinstance(listed, list) and listed:
             after = (
-                sorted({w if w in self.home.known else final for w in listed})
-                if any(w not in self.home.known for w in listed)
+                sorted({w if self._known(w) else final for w in listed})
+                if any(not self._known(w) for w in listed)
                 else listed
             )
         else:
@@ -487,7 +492,7 @@ def _model(document: str) -> dict[str, Any]:
     """
     try:
         found = loads(document)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Away(INVALID) from None
     if not isinstance(found, dict):
         raise Away(INVALID)

@@ -89,7 +89,11 @@ class Lookup:
         if connection is None:
             connection = self._connections[table.file] = connect(self.source.directory / table.file)
         query = f'SELECT {columns} FROM "{table.name}" WHERE {where} LIMIT 1'
-        row: tuple[Any, ...] | None = connection.execute(query, values).fetchone()
+        try:
+            row: tuple[Any, ...] | None = connection.execute(query, values).fetchone()
+        except UnicodeEncodeError:  # a text that is no UTF-8 is bound as its bytes
+            raw = [v.encode("utf-8", "surrogateescape") if isinstance(v, str) else v for v in values]
+            row = connection.execute(query.replace("?", "CAST(? AS TEXT)"), raw).fetchone()
         return row
 
     def _exists(self, name: str, columns: tuple[str, ...], key: tuple[Any, ...]) -> bool:
@@ -103,7 +107,8 @@ class Lookup:
         if table is None or not key:
             return self.home.id
         has = "workspace_id" in table.names
-        extra = '"workflow_id"' if name == "chat_threads" else "NULL"
+        follows = name in ("chat_threads", "credentials") and "workflow_id" in table.names
+        extra = '"workflow_id"' if follows else "NULL"
         row = self.one(table, f"{'workspace_id' if has else 'NULL'}, {extra}", f'"{column}" = ?', (key,))
         if row is None:
             return self.home.id

@@ -130,7 +130,7 @@ KNOWN: tuple[Table, ...] = (
     Table("credentials", ("id",), models=_PAYLOAD, kept=_CREDENTIAL, subsystem="vault"),
     Table("credential_templates", ("id",), models=_PAYLOAD, kept=_TEMPLATE, subsystem="vault"),
     Table("governance_alerts", ("id",), models=_PAYLOAD, kept=_ALERT, subsystem="vault"),
-    Table("checkpoints", ("thread_id", "checkpoint_ns", "checkpoint_id"), models=frozenset({"checkpoint"}), subsystem="LangGraph checkpoints"),
+    Table("checkpoints", ("thread_id", "checkpoint_ns", "checkpoint_id"), models=frozenset({"checkpoint"}), blobs=frozenset({"metadata"}), subsystem="LangGraph checkpoints"),
     Table(
         "writes", ("thread_id", "checkpoint_ns", "checkpoint_id", "task_id", "idx"), target="checkpoint_writes", renamed={"value": "blob"},
         subsystem="LangGraph checkpoints",

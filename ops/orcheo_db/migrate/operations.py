@@ -25,7 +25,7 @@ from orcheo_db.migrate.home import Lookup
 from orcheo_db.migrate.layout import BY_NAME, Table
 from orcheo_db.migrate.pool import Pool
 from orcheo_db.migrate.run import Report
-from orcheo_db.migrate.source import Column, Found, Source, look, needs_copy, snapshot, writers
+from orcheo_db.migrate.source import Column, Found, Source, look, needs_copy, snapshot, unreadable, writers
 from orcheo_db.migrate.state import COPIED, COPYING, CUT_OVER, ROLLED_BACK, State
 from orcheo_db.migrate.sync import Setting
 from orcheo_db.migrate.verify import Check, Compared, surplus
@@ -61,10 +61,7 @@ def _lasting(function: Callable[P, R]) -> Callable[P, R]:
                 say("the target was lost on the way: trying again")
                 time.sleep(PAUSE_SECONDS)
             except sqlite3.DatabaseError as error:
-                raise CheckFailed(
-                    f"a file of the source can't be read ({error}): see `sqlite3 FILE 'PRAGMA integrity_check'`; `sqlite3 FILE .recover` saves what"
-                    " is left into another file"
-                ) from None
+                raise unreadable(error) from None
         raise AssertionError
 
     return work

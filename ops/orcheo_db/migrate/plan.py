@@ -23,7 +23,7 @@ from orcheo_db.migrate.layout import COUNTERS
 from orcheo_db.migrate.pool import WORKERS
 from orcheo_db.migrate.run import width
 from orcheo_db.migrate.source import Found, Source, connect, look, opened, size, unknown, writers
-from orcheo_db.migrate.sync import read
+from orcheo_db.migrate.sync import LAST_ROWID, read
 
 # Bytes of values a second and core of a copy (`make bench-migrate` measures it; the README has the machine): for the estimate alone.
 COPY_RATE = 25 * 2**20
@@ -102,7 +102,7 @@ def plan(
         for t in source.tables if t.name not in COUNTERS
     ]  # fmt: skip
     hazards = [
-        *_of_values(done), *_of_tables(source, done), *_of_workspaces(decided), *_of_vault(source, number, unreadable),
+        *_of_values(done), *_of_tables(source, scans, done), *_of_workspaces(decided), *_of_vault(source, number, unreadable),
         *_of_chats(source, retention_days), *[Hazard(f"{line}: its writes are brought by the cutover") for line in writers(source)],
     ]  # fmt: skip
     return {
@@ -120,14 +120,20 @@ def _scan(source: Source, decided: Home, options: Options) -> Iterator[tuple[str
         if table.name in COUNTERS:
             continue
         step = width(source, table)
+        if not table.rowid:
+            work.append((table.name, 0, step))
+            continue
         with opened(source.directory / table.file) as connection:
-            low, high = (
-                connection.execute(f'SELECT min(rowid), max(rowid) FROM "{table.name}"').fetchone()
-                if table.rowid
-                else (0, 0)
-            )
-        if low is not None:
-            work += [(table.name, lo, step) for lo in range(low // step * step, high + 1, step)]
+            lo = -(2**63)
+            while True:  # stretches without rows are skipped
+                row = connection.execute(f'SELECT min(rowid) FROM "{table.name}" WHERE rowid >= ?', (lo,)).fetchone()
+                if row[0] is None:
+                    break
+                start = row[0] // step * step
+                work.append((table.name, start, step))
+                lo = start + step
+                if lo > LAST_ROWID:
+                    break
     with ProcessPoolExecutor(WORKERS, get_context("spawn"), _initialise, (source, decided, options)) as pool:
         yield from pool.map(_one, work)
 
@@ -223,17 +229,19 @@ def _of_values(done: Scan) -> Iterator[Hazard]:
         )
 
 
-def _of_tables(source: Source, done: Scan) -> Iterator[Hazard]:
+def _of_tables(source: Source, scans: Mapping[str, Scan], done: Scan) -> Iterator[Hazard]:
     known = state.known_catalogue()
     for name in unknown(source, {table: list(columns) for table, columns in known.types.items()}):
         table = name.partition(".")[0]
+        if not scans[table].rows:
+            continue
         where = f"orcheo_archive.{table}" if "." not in name else "the quarantine"
         yield Hazard(
             f"{name} is of no release that is known: it goes to {where}",
             "move it out of the directory to leave it behind; default: kept",
         )
     for table_ in source.tables:
-        if table_.former:
+        if table_.former and scans[table_.name].rows:
             yield Hazard(f"the newest release has no {table_.name}: its rows go to orcheo_archive.{table_.name}")
     for table, count in sorted(done.lost.items()):
         column, other, _ = REFERENCES[table]

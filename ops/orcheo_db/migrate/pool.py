@@ -58,6 +58,11 @@ class Pool:
                     each(future.result())
                 except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                     self._again(running, task, tries, error)
+                except psycopg.Error as error:
+                    raise CheckFailed(
+                        f"the target refused the work on {task.table}: {' '.join(str(error).split())[:300]}. Mend that and run it again: it goes on"
+                        " where it was"
+                    ) from None
                 except BrokenProcessPool:
                     raise CheckFailed(
                         "a worker process was ended from outside (out of memory?): run it again, it goes on where it was"

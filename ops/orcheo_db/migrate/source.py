@@ -27,6 +27,14 @@ TRIES = 5  # a file that changes while it is copied is copied again
 BUSY_SECONDS = 30.0
 
 
+def unreadable(error: sqlite3.DatabaseError) -> CheckFailed:
+    """What a damaged file ends a command with."""
+    return CheckFailed(
+        f"a file of the source can't be read ({error}): see `sqlite3 FILE 'PRAGMA integrity_check'`; `sqlite3 FILE .recover` saves what is left into"
+        " another file"
+    )
+
+
 @dataclass(frozen=True)
 class Column:
     """One column of a table as its file declares it."""

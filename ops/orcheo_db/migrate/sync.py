@@ -27,6 +27,7 @@ FLUSH_BYTES = 8 * 2**20  # rows in memory before they are sent; a row may be lar
 # What PostgreSQL may say about one row; anything else ends the run.
 OF_A_ROW = (errors.DataError, errors.IntegrityError, errors.ProgramLimitExceeded, errors.StatementTooComplex)
 SAME_KEY = f"{REFUSED}: another row has the same key"
+LAST_ROWID = 2**63 - 1
 ROWID = "sqlite_rowid"  # the key of a table of the archive
 
 
@@ -289,10 +290,8 @@ class Worker:
             made.append((rowid, whole(table.names, row).decode()))
         lo, width = done.task.lo, self.setting.widths[table.name]
         self.conn.execute(
-            sql.SQL("DELETE FROM {} WHERE {} >= %s AND {} < %s").format(
-                place, sql.Identifier(ROWID), sql.Identifier(ROWID)
-            ),
-            (lo, lo + width),
+            sql.SQL("DELETE FROM {} WHERE {} BETWEEN %s AND %s").format(place, sql.Identifier(ROWID)),
+            (lo, min(lo + width - 1, LAST_ROWID)),
         )
         _copy(self.conn, sql.SQL("COPY {} FROM STDIN").format(place), made)
         return []
@@ -350,8 +349,8 @@ def read(reading: Any, table: Found, lo: int, width: int) -> Iterator[tuple[int,
         for i, row in enumerate(reading.execute(f'SELECT {names} FROM "{table.name}"')):
             yield i, row
         return
-    query = f'SELECT rowid, {names} FROM "{table.name}" WHERE rowid >= ? AND rowid < ? ORDER BY rowid'
-    for rowid, *row in reading.execute(query, (lo, lo + width)):
+    query = f'SELECT rowid, {names} FROM "{table.name}" WHERE rowid BETWEEN ? AND ? ORDER BY rowid'
+    for rowid, *row in reading.execute(query, (lo, min(lo + width - 1, LAST_ROWID))):
         yield rowid, tuple(row)
 
 

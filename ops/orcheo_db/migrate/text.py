@@ -19,6 +19,8 @@ from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+import orjson
+
 MARK = "\ufdd0"
 NUL_SIGN, SURROGATE_SIGN = "\u2400", "\ufffd"
 NUMBER = MARK + "#"
@@ -38,6 +40,7 @@ _BAD = re.compile(f"[\x00\ud800-\udfff{MARK}]")
 _MARKED = re.compile(f"{MARK}({MARK}|{NUL_SIGN}|{SURROGATE_SIGN}[0-9a-f]{{4}})")
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?Infinity|NaN|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?', re.DOTALL)
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_COLON = re.compile(r'"\s*:')
 _EXPONENT = re.compile(r"\d[eE][-+\d]")
 _NEGATIVE_ZERO = re.compile(r"(?:^|[:,\[\s])-0(?:\.0+)?(?![\d.])")
 _EPOCH = re.compile(r"[-+]?(\d{9,}|\d+\.\d*)")  # eight digits are a date (ISO 8601's basic form), more of them are none
@@ -92,11 +95,20 @@ def to_jsonb(text: str) -> tuple[str, set[str]]:
     Raises:
         NotJson: the app itself could not read it (Python's json).
     """
-    if not _suspicious(text):
+    if not _suspicious(text) and _is_plain(text):
         return text, set()
     reasons: set[str] = set()
     _check(text, reasons)
     return _TOKEN.sub(lambda match: _token(match[0], reasons), text), reasons
+
+
+def _is_plain(text: str) -> bool:
+    """Whether it is JSON without duplicate keys, as far as can be said quickly: else Python's own parser has to say."""
+    try:
+        kept = orjson.dumps(orjson.loads(text))
+    except (ValueError, TypeError, RecursionError):
+        return False
+    return len(_COLON.findall(text)) <= kept.count(b'":')
 
 
 def _suspicious(text: str) -> bool:
