@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -138,33 +139,42 @@ class Installation:
         assert self.run("destroy", "--confirm", "yes").code == 0
 
 
+_held: list[str] = []
+
+
 @contextmanager
 def only_run_on_this_machine() -> Iterator[None]:
     """Two runs share a Docker daemon and the suite's project names: the second is told so, and removes nothing."""
+    if _held:  # by this run itself, for another stack of it
+        yield
+        return
     with (Path(tempfile.gettempdir()) / f"{TEST_PROJECT}.lock").open("w") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             pytest.exit(f"another run of this suite holds {held.name} on this machine: wait for its end", 2)
-        yield
+        _held.append(held.name)
+        try:
+            yield
+        finally:
+            _held.clear()
 
 
 def remove_leftovers(own: Installation) -> None:
     """Containers, networks and volumes of one of the suite's own projects, whatever state a test left it in."""
     label = f"label=com.docker.compose.project={own.project}"
     for kind, options in (("container", ["--all"]), ("network", []), ("volume", [])):
-        listed = subprocess.run(
-            ["docker", kind, "ls", "--quiet", *options, "--filter", label],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        if names := listed.stdout.split():
-            subprocess.run(
-                ["docker", kind, "rm", *(["--force"] if kind != "network" else []), *names],
-                capture_output=True,
-                check=True,
-            )
+        for left in (*range(9, 0, -1), 0):
+            listed = ["docker", kind, "ls", "--quiet", *options, "--filter", label]
+            names = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
+            if not names:
+                break
+            words = ["docker", kind, "rm", *(["--force"] if kind != "network" else []), *names]
+            done = subprocess.run(words, capture_output=True, text=True)
+            # The daemon lets go of a removed container's place in a network a moment later.
+            assert done.returncode == 0 or left, f"{' '.join(words)}: {done.stderr}"
+            if done.returncode:
+                time.sleep(1)
 
 
 @pytest.fixture(scope="session")

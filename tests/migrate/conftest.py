@@ -28,11 +28,8 @@ def stack(
     state = tmp_path_factory.mktemp("migrate") / PROJECT
     own = Installation(PROJECT, free_port(), state, extra={"ORCHEO_DB_APP_PORT": str(free_port())})
     remove_leftovers(own)
-    if "installation" not in request.fixturenames:  # else the session's stack holds it
-        with only_run_on_this_machine():
-            yield from _up(own)
-        return
-    yield from _up(own)
+    with only_run_on_this_machine():
+        yield from _up(own)
 
 
 def _up(own: Installation) -> Iterator[Installation]:

@@ -177,8 +177,9 @@ class Maker:
 
     async def _cron(self) -> list[Any]:
         now = datetime.now(UTC)
-        await repository().dispatch_due_cron_runs(now=now)  # the first look sets the time from which it counts
-        return list(await repository().dispatch_due_cron_runs(now=now + timedelta(minutes=6)))
+        # The first look sets the time from which it counts; where that is a moment of the schedule itself, it dispatches.
+        first = list(await repository().dispatch_due_cron_runs(now=now))
+        return first + list(await repository().dispatch_due_cron_runs(now=now + timedelta(minutes=6)))
 
     def _streamed(self, workflow: str, graph: Any, number: int) -> str:
         """A run over the websocket: in 0.15.0 the only way to a history. The first one fails."""
