@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from docker.models.containers import Container
 
@@ -55,11 +56,15 @@ def wait_until_healthy(target: ComposeTarget, service: str, seconds: float, exis
         while True:
             container.reload()
             state = container.attrs["State"]
-            if state.get("Health", {}).get("Status") == "healthy" or target.answers(container):
+            again = container.attrs.get("RestartCount", 0) > before + 2
+            if again and state["Status"] == "running":
+                ended = _between_two_ends(container)  # only then its exit code is to be seen
+                again, state = ended is not None, ended or state
+            if not again and (state.get("Health", {}).get("Status") == "healthy" or target.answers(container)):
                 return
             # It may have been restarting for a while because of what has just been mended: three more ends count, not those.
             refuses = state["Status"] == "restarting" and state["ExitCode"] == CONFIG_EXIT
-            if state["Status"] in ("exited", "dead") or refuses or container.attrs.get("RestartCount", 0) > before + 2:
+            if state["Status"] in ("exited", "dead") or refuses or again:
                 words = last_line(container.logs(tail=20).decode(errors="replace"))
                 if state["ExitCode"] == CONFIG_EXIT:
                     container.stop()
@@ -71,6 +76,17 @@ def wait_until_healthy(target: ComposeTarget, service: str, seconds: float, exis
                     f"service {service} was not healthy after {seconds:.0f} s: {words} (docker logs {container.name})"
                 )
             time.sleep(PAUSE_SECONDS)
+
+
+def _between_two_ends(container: Container) -> dict[str, Any] | None:
+    """The state of a container that ends again and again, in a moment in which it does not run; None if it runs on for five seconds."""
+    for _ in range(100):
+        container.reload()
+        state: dict[str, Any] = container.attrs["State"]
+        if state["Status"] != "running":
+            return state
+        time.sleep(0.05)
+    return None
 
 
 def is_recovering(target: ComposeTarget, service: str) -> bool:

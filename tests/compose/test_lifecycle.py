@@ -142,6 +142,15 @@ def test_a_start_waits_for_the_health_check_and_not_for_dockers_first_run_of_it(
     init = target.container("init")
     assert init is not None and not target.answers(init)  # it has ended
 
+    def served() -> bool:  # PgBouncer remembers for a while that PostgreSQL refused it
+        try:
+            psycopg.connect(target.dsn(), connect_timeout=5).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    wait_until(served, "PgBouncer to serve again", 60)
+
 
 @pytest.mark.disruptive
 def test_down_and_up_keep_rows_and_secrets(installation: Installation):

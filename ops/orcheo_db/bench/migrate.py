@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +20,9 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+import docker
+from docker.errors import DockerException
 
 from orcheo_db.bench import peer, plain_copy
 from orcheo_db.bench.backup import Bench, _free_port
@@ -45,7 +49,7 @@ def bench(root: Path, project: str, megabytes: int, release: str, kills: int) ->
         megabytes: of SQLite files. release: a key of tests.migrate.releases.RELEASES. kills: runs that are killed.
 
     Raises:
-        CheckFailed: a step failed. UserError: no such release, or the tests' folder is not there.
+        CheckFailed: a step failed. UserError: no such release, no room, the tests' folder is not there, or another benchmark's installation is.
     """
     releases = _releases(root, release)
     free = shutil.disk_usage(SCRATCH).free // MB
@@ -56,6 +60,9 @@ def bench(root: Path, project: str, megabytes: int, release: str, kills: int) ->
     with tempfile.TemporaryDirectory(prefix="orcheo-db-bench-", dir=SCRATCH) as scratch:
         own = Bench(root, f"{project}-bench", Path(scratch) / "state", _free_port())
         data = Path(scratch) / "orcheo"
+        _refuse_leftovers(own)
+        # An end by `kill` or a shutdown takes the installation with it, as Ctrl-C does.
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         try:
             say("bringing an installation of its own up …")
             own.run("up")
@@ -67,6 +74,8 @@ def bench(root: Path, project: str, megabytes: int, release: str, kills: int) ->
                 "made": _fill(releases, release, data, megabytes),
             }
             found |= _measure(stage, releases, data, Path(scratch))
+            rates = f"migrate run {found['ours']['run']['mb_s']} MB/s, plain COPY {found['limit']['plain']['mb_s']}, Orcheo's own tool {found['peer']['mb_s']}"
+            say(f"{rates}; downtime {found['ours']['cutover']['downtime_seconds']} s")  # the rest may take an hour
             if kills:
                 say(f"{kills} runs that are killed …")
                 small = Path(scratch) / "small"
@@ -75,7 +84,25 @@ def bench(root: Path, project: str, megabytes: int, release: str, kills: int) ->
         finally:
             destroy = [PROGRAM, "destroy", "--confirm", "yes"]
             subprocess.run(destroy, cwd=root, env=own.env, capture_output=True)
+            signal.signal(signal.SIGTERM, before)
     return found | judged(found)
+
+
+def _refuse_leftovers(own: Bench) -> None:
+    """Two benchmarks share a project's name: the second one must not remove the first one's installation.
+
+    Raises:
+        UserError: there is one, perhaps left by a run that was killed.
+    """
+    volume = f"{own.project}_pgdata"
+    try:
+        docker.from_env().volumes.get(volume)
+    except DockerException:  # not there, or no Docker yet: `up` sees to that
+        return
+    raise UserError(
+        f"volume {volume} is there: another benchmark is at work, or one was killed; then `ORCHEO_DB_PROJECT={own.project} orcheo-db destroy"
+        f" --confirm {volume}` removes what it left"
+    )
 
 
 def _releases(root: Path, release: str) -> Any:

@@ -91,7 +91,11 @@ class Watched:
 
     def end(self) -> tuple[int, str, str]:
         """Wait for its end; exit code, what it printed, and its last words on stderr."""
-        printed, said = self.process.communicate()
+        try:
+            printed, said = self.process.communicate()
+        except BaseException:  # the benchmark was ended: nothing goes on behind it
+            self.process.kill()
+            raise
         self.seconds = round(time.monotonic() - self.begun, 2)
         self._ended.set()
         self._thread.join()
