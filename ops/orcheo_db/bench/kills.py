@@ -28,12 +28,12 @@ def kills(stage: Stage, data: Path, wanted: int) -> dict[str, Any]:
         return {"wanted": wanted, "killed": 0, "ok": 0, "failed": [{"seed": None, "said": said}]}
     picker = random.Random(SEED)  # noqa: S311 - a repeatable choice, no secret
     killed: list[dict[str, Any]] = []
-    late = 0
+    late, span = 0, whole.seconds
     while len(killed) < wanted and late <= wanted:
-        moment = whole.seconds * picker.uniform(EARLIEST, 1.0)
+        moment = span * picker.uniform(EARLIEST, 1.0)
         found = _once(stage, data, moment)
-        if found is None:  # it had ended already: machines are not always equally fast
-            late += 1
+        if isinstance(found, float):  # it had ended already: machines are not always equally fast
+            late, span = late + 1, min(span, found)
             continue
         killed.append(found)
         say(f"  killed {len(killed)} of {wanted} after {moment:.2f} s ({found['phase']}): {found['said'] or 'ok'}")
@@ -54,15 +54,15 @@ def _command(stage: Stage, command: str, data: Path) -> Watched:
     return Watched([PROGRAM, "migrate", command, str(data), "--json"], stage.own.root, stage.own.env)
 
 
-def _once(stage: Stage, data: Path, moment: float) -> dict[str, Any] | None:
-    """Kill, run again, verify. said: what went wrong, or nothing. None: there was nothing left to kill."""
+def _once(stage: Stage, data: Path, moment: float) -> dict[str, Any] | float:
+    """Kill, run again, verify. said: what went wrong, or nothing. A number: the seconds of a run that ended before it could be killed."""
     stage.fresh()
     first = _command(stage, "run", data)
     time.sleep(moment)
     workers = first.children()
     if first.process.poll() is not None:
         first.end()
-        return None
+        return first.seconds
     os.kill(first.process.pid, signal.SIGKILL)
     first.end()
     begun = time.monotonic()

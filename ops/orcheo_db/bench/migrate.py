@@ -209,6 +209,7 @@ def judged(found: Mapping[str, Any]) -> dict[str, Any]:
             for name, one in limit.items()
         },
     }
+    ratios = {name: round(value, 2) for name, value in ratios.items()}
     missed = []
     if ratios["to_peer"] < AIMS["to_peer"]:
         missed.append(f"{ratios['to_peer']:.1f} times the speed of Orcheo's own tool, not {AIMS['to_peer']:.0f}")
@@ -222,7 +223,7 @@ def judged(found: Mapping[str, Any]) -> dict[str, Any]:
     if killed and killed["ok"] < killed["wanted"]:
         missed.append(f"{killed['ok']} of {killed['wanted']} killed runs were whole after a second one")
     return {
-        "ratios": {name: round(value, 2) for name, value in ratios.items()},
+        "ratios": ratios,
         "aims": AIMS,
         "missed": missed,
         "ok": not missed,
