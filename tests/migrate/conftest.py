@@ -27,17 +27,13 @@ def stack(
         pytest.skip("--existing: migrations want an empty database of their own")
     state = tmp_path_factory.mktemp("migrate") / PROJECT
     own = Installation(PROJECT, free_port(), state, extra={"ORCHEO_DB_APP_PORT": str(free_port())})
-    remove_leftovers(own)
     with only_run_on_this_machine():
-        yield from _up(own)
-
-
-def _up(own: Installation) -> Iterator[Installation]:
-    own.ok("up", "--with", "none")
-    try:
-        yield own
-    finally:
-        own.destroy()
+        remove_leftovers(own)
+        own.ok("up", "--with", "none")
+        try:
+            yield own
+        finally:
+            own.destroy()
 
 
 def superuser(own: Installation, *statements: str) -> str:

@@ -12,7 +12,6 @@ import re
 import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from typing import Any
 import docker
 import psycopg
 
+from orcheo_db.bench.watched import PROGRAM
 from orcheo_db.console import say
 from orcheo_db.errors import CheckFailed
 from orcheo_db.secrets import Store
@@ -66,13 +66,17 @@ class Bench:
         Raises:
             CheckFailed: it failed, with its last line.
         """
-        argv = [str(Path(sys.executable).with_name("orcheo-db")), *arguments, "--json"]
+        argv = [PROGRAM, *arguments, "--json"]
         done = subprocess.run(
             argv, cwd=self.root, env=self.env, capture_output=True, text=True, stdin=subprocess.DEVNULL
         )
         if done.returncode != 0:
             raise CheckFailed(f"orcheo-db {' '.join(arguments)}: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
         return json.loads(done.stdout)
+
+    def destroy(self) -> None:
+        """Remove it, whatever there is of it."""
+        subprocess.run([PROGRAM, "destroy", "--confirm", "yes"], cwd=self.root, env=self.env, capture_output=True)
 
     def target(self) -> ComposeTarget:
         spec = load_spec(self.spec, self.env)
@@ -89,7 +93,7 @@ def bench(root: Path, project: str, sizes: list[int]) -> dict[str, Any]:
         CheckFailed: a step failed.
     """
     with tempfile.TemporaryDirectory(prefix="orcheo-db-bench-", dir="/var/tmp") as scratch:
-        own = Bench(root, f"{project}-bench", Path(scratch), _free_port())
+        own = Bench(root, f"{project}-bench", Path(scratch), free_port())
         off = Path(scratch) / "off.toml"
         text = DEFAULT_PATH.read_text(encoding="utf-8")
         off.write_text(text.replace("[backup]\nenabled = true", "[backup]\nenabled = false"), encoding="utf-8")
@@ -105,12 +109,7 @@ def bench(root: Path, project: str, sizes: list[int]) -> dict[str, Any]:
             say("writes with and without archiving …")
             archiving = _archiving(own, off)
         finally:
-            subprocess.run(
-                [str(Path(sys.executable).with_name("orcheo-db")), "destroy", "--confirm", "yes"],
-                cwd=root,
-                env=own.env,
-                capture_output=True,
-            )
+            own.destroy()
     # At the largest size: a small restore is mostly the start of processes (about a second), which says nothing of its speed.
     ok = found[-1]["restore_to_copy"] >= RESTORE_AIM and archiving["overhead"] < OVERHEAD_AIM
     return {
@@ -121,7 +120,8 @@ def bench(root: Path, project: str, sizes: list[int]) -> dict[str, Any]:
     }
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

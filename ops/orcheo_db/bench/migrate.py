@@ -13,7 +13,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ import docker
 from docker.errors import DockerException
 
 from orcheo_db.bench import peer, plain_copy
-from orcheo_db.bench.backup import Bench, _free_port
+from orcheo_db.bench.backup import Bench, free_port
 from orcheo_db.bench.kills import kills as kill_runs
 from orcheo_db.bench.stage import Stage
 from orcheo_db.bench.watched import MB, PROGRAM, Watched
@@ -58,7 +57,7 @@ def bench(root: Path, project: str, megabytes: int, release: str, kills: int) ->
             f"{SCRATCH} has {free} MB free, and --megabytes {megabytes} takes {DISK * megabytes + 1000}: make room or ask for fewer"
         )
     with tempfile.TemporaryDirectory(prefix="orcheo-db-bench-", dir=SCRATCH) as scratch:
-        own = Bench(root, f"{project}-bench", Path(scratch) / "state", _free_port())
+        own = Bench(root, f"{project}-bench", Path(scratch) / "state", free_port())
         data = Path(scratch) / "orcheo"
         _refuse_leftovers(own)
         # An end by `kill` or a shutdown takes the installation with it, as Ctrl-C does.
@@ -82,8 +81,7 @@ def bench(root: Path, project: str, megabytes: int, release: str, kills: int) ->
                 _fill(releases, release, small, min(megabytes, KILL_MB))
                 found["kills"] = kill_runs(stage, small, kills)
         finally:
-            destroy = [PROGRAM, "destroy", "--confirm", "yes"]
-            subprocess.run(destroy, cwd=root, env=own.env, capture_output=True)
+            own.destroy()
             signal.signal(signal.SIGTERM, before)
     return found | judged(found)
 

@@ -34,7 +34,8 @@ from orcheo_db.migrate.layout import ARCHIVE, BY_NAME, DERIVED, Table
 from orcheo_db.migrate.source import Source
 from orcheo_db.migrate.state import TARGETS, Catalogue, State
 from orcheo_db.migrate.sync import ROWID
-from orcheo_db.migrate.verify import BY_US, from_target, normal
+from orcheo_db.migrate.verify import BY_US, blobs, from_target, normal, originals
+from orcheo_db.upgrade.tables import COUNTERS
 
 Connection = psycopg.Connection[Any]
 BATCH = 500  # rows read at a time
@@ -145,13 +146,13 @@ class Writer:
             while batch := cursor.fetchmany(BATCH):
                 rows = [dict(zip(names, row, strict=True)) for row in batch]
                 keys = [self._key(known, row, moved) for row in rows]
-                kept = self._kept(known.name, keys)
-                blobs = self._blobs(rows) if known.name == "checkpoints" else {}
+                kept = originals(self.conn, known.name, keys)
+                parts = self._blobs(keys) if known.name == "checkpoints" else {}
                 files = self._contents(rows) if known.name == "chat_attachments" else {}
                 for key, row in zip(keys, rows, strict=True):
-                    made = self._one(known, columns, row, types, kept.get(key, []))
+                    made = self._one(known, columns, row, types, [one for one in kept.get(key, []) if one.column])
                     if known.name == "checkpoints":
-                        made["checkpoint"] = _joined(key, str(row["checkpoint"]), blobs.get(key, {}))
+                        made["checkpoint"] = _joined(key, str(row["checkpoint"]), parts.get(key, {}))
                         made["type"] = "msgpack"
                     if row.get("id") in files:
                         self._file(str(row["id"]), str(row["name"]), files[row["id"]])
@@ -180,20 +181,6 @@ class Writer:
             found[(home + rest, second) if known.name == "store" else (first, home)] = (first, second)
         return found
 
-    def _kept(self, table: str, keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], list[Kept]]:
-        query = """
-            SELECT q.key, q.col, q.path, q.original, q.form, q.reason FROM orcheo_archive.quarantine q
-             WHERE q.tab = %s AND q.col IS NOT NULL AND q.key = ANY (SELECT ARRAY(SELECT jsonb_array_elements_text(k)) FROM unnest(%s::jsonb[]) k)
-        """
-        found: dict[tuple[str, ...], list[Kept]] = {}
-        for key, column, path, original, form, reason in self.conn.execute(
-            query, (table, [json.dumps(key) for key in keys])
-        ):
-            found.setdefault(tuple(key), []).append(
-                Kept(column, path, None if original is None else bytes(original), form, reason)
-            )
-        return found
-
     def _one(
         self, known: Table, columns: Sequence[str], row: dict[str, Any], types: Mapping[str, str], kept: Sequence[Kept]
     ) -> dict[str, Any]:
@@ -207,12 +194,12 @@ class Writer:
         made: dict[str, Any] = {}
         # Of two originals of one column the raw one counts, and what the migration did last says whether the app has changed it.
         ordered = sorted((one for one in kept if one.path is None), key=lambda one: one.reason not in BY_US)
-        originals = {one.column: one for one in ordered}
+        raw = {one.column: one for one in ordered}
         rules = {one.column: one for one in reversed(ordered)}
         for name in columns:
             to = known.renamed.get(name, name)
             value = document.get(to, row.get(to)) if to in types else None
-            original = originals.get(name)
+            original = raw.get(name)
             if original is not None and self._is_unchanged(known, name, to, row, rules[name]):
                 made[name] = unform(original.original, original.form)
                 self.done.originals += 1
@@ -304,18 +291,10 @@ class Writer:
         shown = bytes(value).hex() if isinstance(value, bytes | memoryview) else value
         self.left.write(json.dumps({"table": known.name, "key": key, "column": column, "value": shown}) + "\n")
 
-    def _blobs(self, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], dict[str, tuple[str, bytes]]]:
-        query = """
-            SELECT c.thread_id, c.checkpoint_ns, c.checkpoint_id, b.channel, b.type, b.blob
-              FROM unnest(%s::text[], %s::text[], %s::text[]) k(t, n, i)
-              JOIN checkpoints c ON c.thread_id = k.t AND c.checkpoint_ns = k.n AND c.checkpoint_id = k.i
-             CROSS JOIN LATERAL jsonb_each_text(c.checkpoint -> 'channel_versions') v
-              JOIN checkpoint_blobs b ON b.thread_id = c.thread_id AND b.checkpoint_ns = c.checkpoint_ns AND b.channel = v.key AND b.version = v.value
-        """
-        keys = [[str(row[name]) for row in rows] for name in ("thread_id", "checkpoint_ns", "checkpoint_id")]
+    def _blobs(self, keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], dict[str, tuple[str, bytes]]]:
         found: dict[tuple[str, ...], dict[str, tuple[str, bytes]]] = {}
-        for thread, space, checkpoint, channel, kind, blob in self.conn.execute(query, keys, binary=True):
-            found.setdefault((thread, space, checkpoint), {})[channel] = (kind, bytes(blob or b""))
+        for *key, channel, kind, blob in blobs(self.conn, keys, "b.channel, b.type, b.blob"):
+            found.setdefault(tuple(key), {})[channel] = (kind, bytes(blob or b""))
         return found
 
     def _contents(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
@@ -334,7 +313,7 @@ class Writer:
     def _new_tables(self) -> None:
         """Rows of tables that the old release doesn't have: they stay in PostgreSQL, and are said."""
         covered = {BY_NAME[name].into for name in self.state.tables if name in BY_NAME} | set(TARGETS[-2:])
-        skipped = {"checkpoint_migrations", "store_migrations", "hosted_app_runtime_state"}
+        skipped = {*COUNTERS, "hosted_app_runtime_state"}
         ours = set(self.state.ours)
         for table in self.catalogue.types:
             if table in covered or table in skipped or table in ours:

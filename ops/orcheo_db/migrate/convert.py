@@ -177,9 +177,12 @@ class Converter:
         try:
             self._row(row, done)
         except Away as error:
-            reason = str(error)
-            return Converted([], [Kept(None, None, whole(self.columns, row), "json", reason)])
+            return self.apart(row, str(error))
         return done
+
+    def apart(self, row: Sequence[Any], reason: str) -> Converted:
+        """A row that goes into the quarantine whole."""
+        return Converted([], [Kept(None, None, whole(self.columns, row), "json", reason)])
 
     # --- columns ----------------------------------------------------------------------------------------------------------
 

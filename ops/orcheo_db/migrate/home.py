@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from orcheo_db.migrate.layout import SCOPED
-from orcheo_db.migrate.source import Found, Source, connect
+from orcheo_db.migrate.source import Found, Source, connect, opened
 from orcheo_db.upgrade import workspaces
 from orcheo_db.upgrade.names import Named, renames
 from orcheo_db.upgrade.tables import Scoped
@@ -124,7 +124,7 @@ def find(source: Source, there: Iterable[Workspace], wanted: str | None, earlier
         UserError: no such workspace, or it is not active.
     """
     with ExitStack() as stack:
-        connections = {name: stack.enter_context(_closing(connect(source.directory / name))) for name in source.files}
+        connections = {name: stack.enter_context(opened(source.directory / name)) for name in source.files}
         present, members = _present(source, connections)
         there = [*there, *(w for w in present if w.slug not in {t.slug for t in there})]
         scoped = [SCOPED[t.name] for t in source.tables if t.name in SCOPED and t.name != "chat_attachments"]
@@ -157,17 +157,6 @@ def _settle(home: Home, where: Destination | None) -> Home:
     if where is not None:
         home.id, home.slug, home.new, home.known = where.id, where.slug, where.new, home.known | {where.id}
     return home
-
-
-class _closing:
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
-
-    def __enter__(self) -> sqlite3.Connection:
-        return self.connection
-
-    def __exit__(self, *_: object) -> None:
-        self.connection.close()
 
 
 def _present(source: Source, connections: Mapping[str, sqlite3.Connection]) -> tuple[list[Workspace], int]:

@@ -322,11 +322,8 @@ def _verify(
     setting = Setting(place.dsn, source, catalogue, found.home, options, found.widths)
     results = {table.name: Compared(table.name) for table in source.tables}
     if changed:
-        pool = Pool(setting)
-        try:
+        with Pool(setting) as pool:
             pool.run((Check(table, lo) for table, lo in changed), lambda one: results[one.table].add(one))
-        finally:
-            pool.close()
     counted = {name: Compared(name) for name in results}
     for tab, rows in conn.execute("SELECT tab, sum(rows)::bigint FROM orcheo_archive.chunk GROUP BY tab"):
         if tab in counted:

@@ -13,10 +13,9 @@ from psycopg import sql
 from orcheo_db.errors import UserError
 from orcheo_db.migrate.people_manifest import ColumnEntry, Manifest, TableEntry
 from orcheo_db.migrate.people_rows import Column
+from orcheo_db.upgrade.tables import COUNTERS
 
 Connection = psycopg.Connection[Any]
-# LangGraph counts its own migrations here; the app's bootstrap fills them, of its own release.
-COUNTERS = ("checkpoint_migrations", "store_migrations")
 # A row that the app's bootstrap makes by itself, as it is until somebody turns hosted apps on: it is no data, and an import's takes its place.
 SEEDS = {"hosted_app_runtime_state": "generation = 0 AND NOT enabled AND updated_by IS NULL"}
 # What values look like as text, beyond `state.settle`; and no part of the rows may be kept from us.

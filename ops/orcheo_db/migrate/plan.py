@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
@@ -19,11 +18,10 @@ from typing import Any
 from orcheo_db.migrate import home, state, text, vault
 from orcheo_db.migrate.convert import EXTRA, LOSSY, NO_FILE, ORPHAN, RENAMED, WORKSPACE, Converter, Options
 from orcheo_db.migrate.home import Home, Lookup
-from orcheo_db.migrate.layout import COUNTERS
 from orcheo_db.migrate.pool import WORKERS
 from orcheo_db.migrate.run import width
-from orcheo_db.migrate.source import Found, Source, connect, look, opened, size, unknown, writers
-from orcheo_db.migrate.sync import LAST_ROWID, read
+from orcheo_db.migrate.source import Found, Source, look, opened, size, unknown, writers
+from orcheo_db.migrate.sync import read, size_of, stretches
 
 # Bytes of values a second and core of a copy (`make bench-migrate` measures it; the README has the machine): for the estimate alone.
 COPY_RATE = 25 * 2**20
@@ -99,7 +97,7 @@ def plan(
     tables = [
         {"table": t.name, "file": t.file, "rows": scans[t.name].rows, "bytes": scans[t.name].bytes,
          "subsystem": t.known.subsystem if t.known else None, "into": t.known.into if t.known else f"orcheo_archive.{t.name}"}
-        for t in source.tables if t.name not in COUNTERS
+        for t in source.data
     ]  # fmt: skip
     hazards = [
         *_of_values(done), *_of_tables(source, scans, done), *_of_workspaces(decided), *_of_vault(source, number, unreadable),
@@ -116,24 +114,13 @@ def plan(
 
 def _scan(source: Source, decided: Home, options: Options) -> Iterator[tuple[str, Scan]]:
     work = []
-    for table in source.tables:
-        if table.name in COUNTERS:
-            continue
+    for table in source.data:
         step = width(source, table)
         if not table.rowid:
             work.append((table.name, 0, step))
             continue
         with opened(source.directory / table.file) as connection:
-            lo = -(2**63)
-            while True:  # stretches without rows are skipped
-                row = connection.execute(f'SELECT min(rowid) FROM "{table.name}" WHERE rowid >= ?', (lo,)).fetchone()
-                if row[0] is None:
-                    break
-                start = row[0] // step * step
-                work.append((table.name, start, step))
-                lo = start + step
-                if lo > LAST_ROWID:
-                    break
+            work += [(table.name, lo, step) for lo in stretches(connection, table, step)]
     with ProcessPoolExecutor(WORKERS, get_context("spawn"), _initialise, (source, decided, options)) as pool:
         yield from pool.map(_one, work)
 
@@ -154,11 +141,11 @@ def _one(task: tuple[str, int, int]) -> tuple[str, Scan]:
     table = source.table(name)
     assert table is not None
     scan = Scan()
-    with closing(connect(source.directory / table.file)) as reading:
+    with opened(source.directory / table.file) as reading:
         if table.known is None:
             for _, row in read(reading, table, lo, step):
                 scan.rows += 1
-                scan.bytes += sum(len(v) if isinstance(v, str | bytes) else 8 for v in row)
+                scan.bytes += size_of(row)
             return name, scan
         if name not in _converters:
             catalogue = state.known_catalogue()
@@ -176,7 +163,7 @@ def _rows(reading: sqlite3.Connection, table: Found, lo: int, step: int, convert
     at = table.names.index(reference[0]) if reference and reference[0] in table.names else None
     for _, row in read(reading, table, lo, step):
         scan.rows += 1
-        scan.bytes += sum(len(v) if isinstance(v, str | bytes) else 8 for v in row)
+        scan.bytes += size_of(row)
         for kept in converter.convert(row).kept:
             scan.reasons[table.name, kept.column or "", kept.reason] += 1
         for i in json_columns:

@@ -80,6 +80,12 @@ class Pool:
         time.sleep(RETRY_SECONDS)
         running[self._pool.submit(_sync, task)] = (task, tries + 1)
 
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 

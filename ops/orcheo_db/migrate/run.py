@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -18,15 +19,15 @@ import psycopg
 from psycopg import sql
 
 from orcheo_db import database
-from orcheo_db.bootstrap.job import OWNER, READER
+from orcheo_db.bootstrap.job import READER
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.migrate import home, state
 from orcheo_db.migrate.convert import Options
-from orcheo_db.migrate.layout import ARCHIVE, ATTACHMENT_BLOBS, BLOBS, COUNTERS
+from orcheo_db.migrate.layout import ARCHIVE
 from orcheo_db.migrate.pool import Pool
-from orcheo_db.migrate.source import Found, Source, connect, opened, schema
+from orcheo_db.migrate.source import Found, Source, opened, schema
 from orcheo_db.migrate.state import APPLICATION, COPIED, COPYING, TARGETS, Catalogue, State
-from orcheo_db.migrate.sync import ROWID, Done, Setting, Task, Worker
+from orcheo_db.migrate.sync import ROWID, Done, Setting, Task, Worker, read, stretches
 from orcheo_db.migrate.verify import Compared, everything
 from orcheo_db.upgrade import workspaces
 
@@ -126,12 +127,10 @@ def begin(conn: Connection, source: Source, original: Source, options: Options, 
             found.home = home.find(source, there, workspace, found.home)
             _make_home(conn, found)
             found.files = schema(original)
-        found.tables = {
-            t.name: {"file": t.file, "columns": list(t.names)} for t in source.tables if t.name not in COUNTERS
-        }
-        for table in source.tables:
+        found.tables = {t.name: {"file": t.file, "columns": list(t.names)} for t in source.data}
+        for table in source.data:
             found.widths.setdefault(table.name, width(source, table))
-            if table.known is None and table.name not in COUNTERS:
+            if table.known is None:
                 _archive_table(conn, table)
         state.write(conn, found)
     return found
@@ -220,28 +219,9 @@ def tasks(conn: Connection, source: Source, found: State, table: Found, *, fresh
         yield Task(table.name, -(2**61), fresh)
         return
     with opened(source.directory / table.file) as connection:
-        low, high = connection.execute(f'SELECT min(rowid), max(rowid) FROM "{table.name}"').fetchone()
-    first, last = (0, 0) if low is None else (low // step * step, high // step * step + step)
-    for lo in (lo for lo in noted if lo < first):
-        yield Task(table.name, lo, False)
-    # A table may have a few rows of very high rowids: empty stretches are skipped.
-    lo = first
-    with opened(source.directory / table.file) as connection:
-        while lo < last:
-            row = connection.execute(f'SELECT min(rowid) FROM "{table.name}" WHERE rowid >= ?', (lo,)).fetchone()
-            upto = last if row[0] is None else row[0] // step * step
-            for gone in (n for n in noted if lo <= n < min(upto, last)):
-                yield Task(table.name, gone, False)
-            if row[0] is None:
-                break
-            yield Task(table.name, upto, fresh)
-            lo = upto + step
-    for lo in (lo for lo in noted if lo >= last):
-        yield Task(table.name, lo, False)
-
-
-def _whole(table: Found) -> bool:
-    return table.name not in COUNTERS
+        there = set(stretches(connection, table, step))
+    for lo in sorted({*noted, *there}):
+        yield Task(table.name, lo, fresh and lo in there)
 
 
 def copy(
@@ -275,22 +255,12 @@ def copy(
                 suspects.add(done.task.table)
         report(progress)
 
-    pool = Pool(setting)
-    try:
-        tables = [table for table in source.tables if _whole(table)]
-        levels = sorted({table.known.level if table.known else 0 for table in tables})
-        for level in levels:
-            work = (
-                task
-                for table in tables
-                if (table.known.level if table.known else 0) == level
-                for task in tasks(conn, source, found, table, fresh=fresh)
-            )
-            pool.run(work, each)
-    finally:
-        pool.close()
+    tables = sorted(source.data, key=lambda table: table.level)
+    with Pool(setting) as pool:
+        for _, same in groupby(tables, key=lambda table: table.level):
+            pool.run((task for table in same for task in tasks(conn, source, found, table, fresh=fresh)), each)
     gone = set()
-    for table in sorted(tables, key=lambda t: -t.known.level if t.known else 0):
+    for table in reversed(tables):
         if table.known and table.name in suspects and _delete(dsn, conn, source, found, options, table, catalogue):
             gone.add(table.name)
     again = [t for t in tables if t.known and t.known.parent and t.known.parent.table in gone]
@@ -298,11 +268,8 @@ def copy(
         conn.execute("DELETE FROM orcheo_archive.chunk WHERE tab = %s", (table.name,))
         conn.execute("DELETE FROM orcheo_archive.quarantine WHERE tab = %s", (table.name,))
     if again:
-        pool = Pool(setting)
-        try:
+        with Pool(setting) as pool:
             pool.run((task for table in again for task in tasks(conn, source, found, table, fresh=False)), each)
-        finally:
-            pool.close()
     _finish(dsn, conn, found)
     return {
         "rows": progress.rows,
@@ -334,18 +301,10 @@ def verify(
         progress.table = one.table
         report(progress)
 
-    pool = Pool(setting)
-    try:
+    with Pool(setting) as pool:
         return everything(
-            setting,
-            conn,
-            found,
-            pool.run,
-            lambda table: list(tasks(conn, source, found, table, fresh=False)) if _whole(table) else [],
-            each,
+            setting, conn, found, pool.run, lambda table: list(tasks(conn, source, found, table, fresh=False)), each
         )
-    finally:
-        pool.close()
 
 
 def _bytes(source: Source) -> int:
@@ -390,29 +349,18 @@ def _finish(dsn: str, conn: Connection, found: State) -> None:
 
 def rebuild(dsn: str, definitions: list[str]) -> None:
     """Make the dropped indexes again, two at a time."""
-    todo = [d.replace("CREATE INDEX ", "CREATE INDEX IF NOT EXISTS ", 1) for d in definitions]
-    failed: list[str] = []
 
-    def work() -> None:
-        try:
-            with closing(connected(dsn)) as own:
-                own.execute("SET maintenance_work_mem = '256MB'")
-                while todo:
-                    try:
-                        statement = todo.pop(0)
-                    except IndexError:
-                        return
-                    own.execute(statement.encode())
-        except (psycopg.Error, UserError) as error:
-            failed.append(" ".join(str(error).split())[:300])
+    def one(definition: str) -> None:
+        with closing(connected(dsn)) as own:
+            own.execute("SET maintenance_work_mem = '256MB'")
+            own.execute(definition.replace("CREATE INDEX ", "CREATE INDEX IF NOT EXISTS ", 1).encode())
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failed:
-        raise CheckFailed(f"an index could not be made again: {failed[0]}. Run it again: it goes on where it was")
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(one, definitions))
+    except (psycopg.Error, UserError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise CheckFailed(f"an index could not be made again: {said}. Run it again: it goes on where it was") from None
 
 
 def _delete(
@@ -445,9 +393,7 @@ def _delete(
                 cursor.copy(sql.SQL("COPY wanted FROM STDIN")) as stream,
                 opened(source.directory / table.file) as reading,
             ):
-                for row in reading.execute(
-                    f'SELECT {", ".join(chr(34) + n + chr(34) for n in table.names)} FROM "{table.name}"'
-                ):
+                for _, row in read(reading, table, -(2**63), 2**64):
                     made = converter.convert(row)
                     if made.rows:
                         stream.write_row([made.rows[0][1][i] for i in places])
@@ -479,6 +425,3 @@ DELETE FROM checkpoint_blobs b WHERE NOT EXISTS (
 def moment() -> str:
     """What stands in for a timestamp that is none: the beginning of the migration."""
     return datetime.now(UTC).isoformat()
-
-
-__all__ = ["ATTACHMENT_BLOBS", "BLOBS", "OWNER", "Pool", "Progress", "begin", "connect", "copy"]

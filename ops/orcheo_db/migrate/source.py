@@ -61,6 +61,11 @@ class Found:
     def former(self) -> bool:
         return self.name in FORMER
 
+    @property
+    def level(self) -> int:
+        """Parents have a lower one than their children."""
+        return self.known.level if self.known else 0
+
 
 @dataclass
 class Source:
@@ -73,6 +78,11 @@ class Source:
 
     def table(self, name: str) -> Found | None:
         return next((table for table in self.tables if table.name == name), None)
+
+    @property
+    def data(self) -> list[Found]:
+        """The tables that hold somebody's rows, and do not only count migrations of their file."""
+        return [table for table in self.tables if table.name not in COUNTERS]
 
     @property
     def release(self) -> str:
@@ -130,15 +140,15 @@ def _refuse_newer(found: Source) -> None:
 
 def _refuse_twice(found: Source) -> None:
     where: dict[str, list[str]] = {}
-    for table in found.tables:
-        if table.name not in COUNTERS and _ask(found, table, f'SELECT 1 FROM "{table.name}" LIMIT 1'):
+    for table in found.data:
+        if _ask(found, table, f'SELECT 1 FROM "{table.name}" LIMIT 1'):
             where.setdefault(table.name, []).append(table.file)
     for name, files in where.items():
         if len(files) > 1:
             raise UserError(
                 f"table {name} has rows in {' and '.join(files)} of {found.origin}: move the one that the app doesn't use out of it. {UNTOUCHED}"
             )
-    twice = {t.name for t in found.tables if t.name not in COUNTERS} - set(where)
+    twice = {t.name for t in found.data} - set(where)
     kept: list[Found] = []
     for table in found.tables:  # an empty one beside the one that is used is none
         if table.name in where and table.file not in where[table.name]:
@@ -437,9 +447,9 @@ def _header(path: Path) -> bytes:
 def unknown(source: Source, target: Mapping[str, Sequence[str]]) -> list[str]:
     """Tables and columns that have no place in the newest release, as `table` or `table.column`."""
     found = []
-    for table in source.tables:
+    for table in source.data:
         if table.known is None:
-            if table.name not in COUNTERS and not table.former:
+            if not table.former:
                 found.append(table.name)
             continue
         there = target.get(table.known.into, ())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +18,7 @@ from orcheo_db.errors import CheckFailed
 from orcheo_db.migrate.convert import LOSSY, REFUSED, UNSPLIT, Converted, Converter, Kept, Options, Row, whole
 from orcheo_db.migrate.home import Home, Lookup
 from orcheo_db.migrate.layout import ARCHIVE, BLOBS
-from orcheo_db.migrate.source import Found, Source, connect
+from orcheo_db.migrate.source import Found, Source, opened
 from orcheo_db.migrate.state import APPLICATION, Catalogue, settle
 
 Connection = psycopg.Connection[Any]
@@ -101,10 +100,10 @@ class Writer:
             return
         stage = sql.Identifier(f"stage_{table}")
         self.conn.execute(
-            sql.SQL("CREATE TEMP TABLE IF NOT EXISTS {} (LIKE {}) ON COMMIT DELETE ROWS").format(stage, place)
+            sql.SQL(
+                "CREATE TEMP TABLE IF NOT EXISTS {} ON COMMIT DELETE ROWS AS SELECT {} FROM {} WITH NO DATA"
+            ).format(stage, names, place)
         )
-        for column in self.catalogue.types[table]:
-            self.conn.execute(sql.SQL("ALTER TABLE {} ALTER {} DROP NOT NULL").format(stage, sql.Identifier(column)))
         self.conn.execute(sql.SQL("TRUNCATE {}").format(stage))
         _copy(self.conn, sql.SQL("COPY {} ({}) FROM STDIN").format(stage, names), rows)
         key = self.catalogue.keys[table]
@@ -188,7 +187,7 @@ class Worker:
         assert table is not None
         width = self.setting.widths[task.table]
         done = Done(task)
-        with self.conn.transaction(), closing(connect(self.setting.source.directory / table.file)) as reading:
+        with self.conn.transaction(), opened(self.setting.source.directory / table.file) as reading:
             noted = self.conn.execute(
                 "SELECT digest, rows, away, bytes FROM orcheo_archive.chunk WHERE tab = %s AND lo = %s",
                 (task.table, task.lo),
@@ -248,7 +247,7 @@ class Worker:
         into, values = made.rows[0]
         name = tuple(values[converter.into.index(column)] for column in self.setting.catalogue.keys[into])
         if name in names:
-            return Converted([], [Kept(None, None, whole(converter.columns, row), "json", SAME_KEY)])
+            return converter.apart(row, SAME_KEY)
         names.add(name)
         return made
 
@@ -272,7 +271,7 @@ class Worker:
                     writer.flush()
             except OF_A_ROW as error:
                 reason = f"{REFUSED}: {error.diag.message_primary or error}"
-                made = Converted([], [Kept(None, None, whole(converter.columns, row), "json", reason)])
+                made = converter.apart(row, reason)
             done.away += not made.rows
             self._strict(table, key, made)
             kept += [(list(key), one) for one in made.kept]
@@ -334,7 +333,7 @@ def _once(made: Converted, seen: dict[Row, bytes], converter: Converter, row: Se
             name, digest = values[:4], hashlib.blake2b(values[5] or b"", digest_size=16).digest()  # type: ignore[arg-type]
             if name in seen:
                 if seen[name] != digest:
-                    return Converted([], [Kept(None, None, whole(converter.columns, row), "json", UNSPLIT)])
+                    return converter.apart(row, UNSPLIT)
                 continue
             seen[name] = digest
         kept.append((table, values))
@@ -352,6 +351,23 @@ def read(reading: Any, table: Found, lo: int, width: int) -> Iterator[tuple[int,
     query = f'SELECT rowid, {names} FROM "{table.name}" WHERE rowid BETWEEN ? AND ? ORDER BY rowid'
     for rowid, *row in reading.execute(query, (lo, min(lo + width - 1, LAST_ROWID))):
         yield rowid, tuple(row)
+
+
+def stretches(reading: Any, table: Found, width: int) -> Iterator[int]:
+    """The first rowids of a table's chunks. A table may have a few rows of very high rowids: where there are none is skipped."""
+    lo = -(2**63)
+    while lo <= LAST_ROWID:
+        row = reading.execute(f'SELECT min(rowid) FROM "{table.name}" WHERE rowid >= ?', (lo,)).fetchone()
+        if row[0] is None:
+            return
+        lo = row[0] // width * width
+        yield lo
+        lo += width
+
+
+def size_of(row: Sequence[Any]) -> int:
+    """A row's bytes, for progress and batches; a number counts as eight."""
+    return sum(len(value) if isinstance(value, str | bytes) else 8 for value in row)
 
 
 def _digest(rows: Iterator[tuple[int, tuple[Any, ...]]]) -> bytes:

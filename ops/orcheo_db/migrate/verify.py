@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,9 +34,9 @@ from orcheo_db.migrate.convert import (
     whole,
 )
 from orcheo_db.migrate.layout import ARCHIVE, ATTACHMENT_BLOBS, BLOBS
-from orcheo_db.migrate.source import Found, Source, connect
+from orcheo_db.migrate.source import Found, Source, opened
 from orcheo_db.migrate.state import Catalogue, State
-from orcheo_db.migrate.sync import ROWID, Setting, Task, Worker, read
+from orcheo_db.migrate.sync import ROWID, Setting, Task, Worker, read, size_of
 
 Connection = psycopg.Connection[Any]
 BATCH_BYTES = 4 * 2**20  # of rows compared at a time
@@ -142,7 +141,7 @@ class Checker:
         table = self.worker.setting.source.table(task.table)
         assert table is not None
         found = Compared(task.table)
-        with closing(connect(self.worker.setting.source.directory / table.file)) as reading:
+        with opened(self.worker.setting.source.directory / table.file) as reading:
             rows = read(reading, table, task.lo, self.worker.setting.widths[task.table])
             if table.known is None:
                 self._archive(table, rows, found)
@@ -155,7 +154,7 @@ class Checker:
                 key = converter.key_of(row)
                 made = converter.convert(row)
                 batch.append((key, made, row))
-                length = sum(len(v) if isinstance(v, str | bytes) else 8 for v in row)
+                length = size_of(row)
                 size, found.bytes = size + length, found.bytes + length
                 if size > BATCH_BYTES:
                     self._batch(table, converter, batch, found)
@@ -171,22 +170,14 @@ class Checker:
         assert table.known is not None
         into = table.known.into
         kinds = [self.catalogue.types[into][name] for name in converter.into]
-        kept = self._kept(table.name, [key for key, _, _ in rows])
+        kept = originals(self.conn, table.name, [key for key, _, _ in rows])
         # That PostgreSQL refused a row only PostgreSQL can say; the converter would let it through.
         refused = {
             key: of_row[0].reason
             for key, of_row in kept.items()
             if of_row[0].column is None and (of_row[0].reason.startswith(REFUSED) or of_row[0].reason == UNSPLIT)
         }
-        batch = [
-            (
-                key,
-                Converted([], [Kept(None, None, whole(converter.columns, row), "json", refused[key])])
-                if key in refused
-                else made,
-            )
-            for key, made, row in rows
-        ]
+        batch = [(key, converter.apart(row, refused[key]) if key in refused else made) for key, made, row in rows]
         wanted = [(key, made) for key, made in batch if made.rows]
         place = [converter.into.index(name) for name in self.catalogue.keys[into]]
         there = self._rows(into, converter.into, [tuple(made.rows[0][1][i] for i in place) for _, made in wanted])
@@ -284,16 +275,9 @@ class Checker:
         rows = [made.rows[0][1] for _, made in wanted]
         found: dict[tuple[str, ...], list[bytes]] = {}
         if into == "checkpoints":
-            query = """
-                SELECT c.thread_id, c.checkpoint_ns, c.checkpoint_id, b.channel, b.version, b.type, encode(sha256(b.blob), 'hex')
-                  FROM unnest(%s::text[], %s::text[], %s::text[]) k(t, n, i)
-                  JOIN checkpoints c ON c.thread_id = k.t AND c.checkpoint_ns = k.n AND c.checkpoint_id = k.i
-                 CROSS JOIN LATERAL jsonb_each_text(c.checkpoint -> 'channel_versions') v
-                  JOIN checkpoint_blobs b ON b.thread_id = c.thread_id AND b.checkpoint_ns = c.checkpoint_ns AND b.channel = v.key AND b.version = v.value
-            """
-            for *key, channel, version, kind, content in self.conn.execute(
-                query, [[row[i] for row in rows] for i in range(3)]
-            ):
+            keys = [tuple(map(str, row[:3])) for row in rows]
+            shown = "b.channel, b.version, b.type, encode(sha256(b.blob), 'hex')"
+            for *key, channel, version, kind, content in blobs(self.conn, keys, shown):
                 found.setdefault(tuple(key), []).append("\x00".join((channel, version, kind, content or "")).encode())
             return found
         if into == "chat_attachments":
@@ -302,19 +286,6 @@ class Checker:
                 found.setdefault((key,), []).append(f"{content}\x00{noted}".encode())
             return found
         return None
-
-    def _kept(self, table: str, keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], list[Kept]]:
-        query = """
-            SELECT q.key, q.col, q.path, q.original, q.form, q.reason FROM orcheo_archive.quarantine q
-             WHERE q.tab = %s AND q.key = ANY (SELECT ARRAY(SELECT jsonb_array_elements_text(k)) FROM unnest(%s::jsonb[]) k)
-        """
-        found: dict[tuple[str, ...], list[Kept]] = {}
-        for key, *rest in self.conn.execute(query, (table, [json.dumps(key) for key in keys])):
-            column, path, original, form, reason = rest
-            found.setdefault(tuple(key), []).append(
-                Kept(column, path, None if original is None else bytes(original), form, reason)
-            )
-        return found
 
     def _archive(self, table: Found, rows: Any, found: Compared) -> None:
         place = sql.Identifier(ARCHIVE, table.name)
@@ -333,6 +304,31 @@ class Checker:
             found.target = total((found.target, digest([str(there[0]).encode()])))
             if str(there[0]).encode() != mine:
                 found.note((str(rowid),), "differs in the archive")
+
+
+def originals(conn: Connection, table: str, keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], list[Kept]]:
+    """What the quarantine keeps of a table's rows, by key."""
+    query = """
+        SELECT q.key, q.col, q.path, q.original, q.form, q.reason FROM orcheo_archive.quarantine q
+         WHERE q.tab = %s AND q.key = ANY (SELECT ARRAY(SELECT jsonb_array_elements_text(k)) FROM unnest(%s::jsonb[]) k)
+    """
+    found: dict[tuple[str, ...], list[Kept]] = {}
+    for key, column, path, original, form, reason in conn.execute(query, (table, [json.dumps(key) for key in keys])):
+        kept = Kept(column, path, None if original is None else bytes(original), form, reason)
+        found.setdefault(tuple(key), []).append(kept)
+    return found
+
+
+def blobs(conn: Connection, keys: Sequence[tuple[str, ...]], shown: str) -> psycopg.Cursor[Any]:
+    """The blobs of checkpoints, as the PostgreSQL saver finds them: each row the checkpoint's key and what is `shown` of blob b."""
+    query = f"""
+        SELECT c.thread_id, c.checkpoint_ns, c.checkpoint_id, {shown}
+          FROM unnest(%s::text[], %s::text[], %s::text[]) k(t, n, i)
+          JOIN checkpoints c ON c.thread_id = k.t AND c.checkpoint_ns = k.n AND c.checkpoint_id = k.i
+         CROSS JOIN LATERAL jsonb_each_text(c.checkpoint -> 'channel_versions') v
+          JOIN checkpoint_blobs b ON b.thread_id = c.thread_id AND b.checkpoint_ns = c.checkpoint_ns AND b.channel = v.key AND b.version = v.value
+    """
+    return conn.execute(query.encode(), [[key[i] for key in keys] for i in range(3)], binary=True)
 
 
 def _blob_form(table: str, row: Row) -> bytes:
@@ -398,7 +394,7 @@ def _strangers(
     where = " AND ".join(f'"{name}" = ?' for name in table.known.key)
     names = []
     with (
-        closing(connect(source.directory / table.file)) as reading,
+        opened(source.directory / table.file) as reading,
         conn.transaction(),
         conn.cursor(name="strangers") as cursor,
     ):
@@ -433,7 +429,7 @@ def everything(
         results[one.table].add(one)
         report(one)
 
-    checks = (Check(task.table, task.lo) for table in setting.source.tables for task in work(table))
+    checks = (Check(task.table, task.lo) for table in setting.source.data for task in work(table))
     run(checks, each)
     surplus(conn, found, setting.source, setting.catalogue, results)
     return list(results.values())
