@@ -370,3 +370,68 @@ def test_two_keys_that_become_one_and_children_that_outlive_their_parent(own: In
     assert found["changed"]["execution_history_steps"] == 150
     assert reasons(own)["execution_history_steps", "orphan"] == 5
     assert query(own, "SELECT count(*) FROM execution_history_steps") == [(145,)]
+
+
+def test_a_second_pass_writes_the_rows_that_changed_and_no_others(own: Installation, tmp_path: Path):
+    source = tmp_path / "data"
+    keys = sources.history(source, 60)
+    step = "UPDATE execution_history_steps SET payload = {} WHERE execution_id = '{}' AND step_index = 2"
+    nul = "'{\"a\": \"\\u0000\"}'"
+    sources.sql(source, step.format(nul, keys[1]), step.format(nul, keys[2]), step.format(nul, keys[3]))
+    migrate(own, "run", source)
+    versions = "SELECT execution_id, step_index, xmin::text FROM execution_history_steps"
+    before = set(query(own, versions))
+    sources.sql(
+        source,
+        step.format("'{\"a\": 1}'", keys[1]),  # its original is kept no longer
+        step.format(nul.replace("a", "b"), keys[2]),
+        f"DELETE FROM execution_history_steps WHERE execution_id = '{keys[3]}' AND step_index = 2",  # nor this one
+        step.format("'{broken'", keys[4]),
+        f"INSERT INTO execution_history_steps SELECT execution_id, 9, at, payload FROM execution_history_steps WHERE execution_id = '{keys[5]}' AND step_index = 0",
+        "UPDATE workflows SET payload = 'no json' WHERE rowid = 2",  # leaves the target
+    )
+    found = migrate(own, "run", source)
+    assert found["changed"] == {"execution_history_steps": 4, "workflows": 1}
+    now = set(query(own, versions))
+    assert {row[:2] for row in now - before} == {(keys[1], 2), (keys[2], 2), (keys[4], 2), (keys[5], 9)}
+    assert {row[:2] for row in before} - {row[:2] for row in now} == {(keys[3], 2)}
+    assert query(own, "SELECT count(*) FROM workflows") == [(2,)]
+    assert reasons(own) == {("payload", "NUL"): 1, ("payload", "invalid JSON"): 1, ("workflows", "invalid JSON"): 1}
+    assert migrate(own, "verify", source)["ok"]
+    assert migrate(own, "run", source)["changed"] == {}
+    sources.sql(source, step.format("'{\"a\": 2}'", keys[6]))
+    found = migrate(own, "cutover", source)
+    assert found["changed"] == {"execution_history_steps": 1} and found["rows_compared"] == 1
+
+
+def test_names_that_change_hands_between_two_passes(own: Installation, tmp_path: Path):
+    """A handle is unique in PostgreSQL: its new owner comes before the former one has given it up."""
+    source = tmp_path / "data"
+    sources.history(source, 4)
+    new = "ffffffff-0000-4000-8000-000000000000"
+    name = "UPDATE workflows SET payload = json_set(payload, '$.handle', '{}') WHERE rowid = {}"
+    sources.sql(source, *(name.format(f"h{i}", i) for i in (1, 2, 3)))
+    migrate(own, "run", source)
+    assert query(own, "SELECT handle FROM workflows ORDER BY id") == [("h1",), ("h2",), ("h3",)]
+    sources.sql(
+        source,
+        name.format("h2", 1),
+        name.format("h1", 2),
+        f"INSERT INTO workflows SELECT '{new}', json_set(payload, '$.id', '{new}'), created_at, updated_at FROM workflows WHERE rowid = 3",
+        "DELETE FROM workflows WHERE rowid = 3",
+    )
+    migrate(own, "run", source)
+    assert query(own, "SELECT handle FROM workflows ORDER BY id") == [("h2",), ("h1",), ("h3",)]
+    assert reasons(own) == {} and migrate(own, "verify", source)["ok"]
+
+
+def test_an_orphan_comes_back_when_its_parent_does(own: Installation, tmp_path: Path):
+    source = tmp_path / "data"
+    keys = sources.history(source, 20)
+    parent = f"FROM execution_history WHERE execution_id = '{keys[3]}'"
+    sources.sql(source, f"CREATE TABLE aside AS SELECT * {parent}", f"DELETE {parent}")
+    migrate(own, "run", source)
+    assert reasons(own) == {("execution_history_steps", "orphan"): 5}
+    sources.sql(source, "INSERT INTO execution_history SELECT * FROM aside")
+    assert migrate(own, "cutover", source)["changed"]["execution_history_steps"] == 100
+    assert reasons(own) == {} and query(own, "SELECT count(*) FROM execution_history_steps") == [(100,)]

@@ -182,18 +182,17 @@ class Way:
             self.source, table, self.catalogue.types, self.catalogue.nullable, self.home, self.options, lookup
         )
 
-    def rows(self, name: str, *, careful: bool = True) -> list[Converted]:
+    def rows(self, name: str) -> list[Converted]:
         """All rows of a table, converted, in the order in which they were written."""
         converter = self.converter(name)
-        converter.careful = careful
         columns = ", ".join(f'"{column}"' for column in converter.columns)
         with closing(sqlite3.connect(self.source.directory / converter.found.file)) as conn:
             conn.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
             return [converter.convert(row) for row in conn.execute(f'SELECT {columns} FROM "{name}" ORDER BY rowid')]
 
-    def one(self, name: str, *, careful: bool = True) -> tuple[dict[str, Any], list[Kept]]:
+    def one(self, name: str) -> tuple[dict[str, Any], list[Kept]]:
         """The only row: its columns in the target (none where it was kept whole), and what was kept."""
-        (made,) = self.rows(name, careful=careful)
+        (made,) = self.rows(name)
         return (named(self.converter(name), made) if made.rows else {}), made.kept
 
 

@@ -52,7 +52,6 @@ class Trip:
 
     def home(self, table: str, row: dict[str, Any], kept: list[Kept]) -> dict[str, Any]:
         converter, left = self.way.converter(table), io.StringIO()
-        converter.careful = True
         writer = Writer.__new__(Writer)
         writer.state = State("s", self.way.source.release, state.COPIED, {}, {}, {}, self.way.home, {}, [], {}, {})
         writer.catalogue, writer.converters, writer.done, writer.left = KNOWN, {table: converter}, Back(), left  # type: ignore[assignment]
@@ -63,7 +62,6 @@ class Trip:
     def both(self, table: str, original: tuple[Any, ...]) -> dict[str, Any] | None:
         """None: the row is in the quarantine whole."""
         converter = self.way.converter(table)
-        converter.careful = True
         made = converter.convert(original)
         return self.home(table, self.there(converter, made), made.kept) if made.rows else None
 
@@ -222,7 +220,6 @@ def test_what_the_app_has_changed_is_the_app_s(trip: Trip) -> None:
         None,
     )
     converter = trip.way.converter("execution_history")
-    converter.careful = True
     made = converter.convert(row)
     there = trip.there(converter, made)
     there |= {

@@ -26,7 +26,7 @@ from orcheo_db.migrate.layout import BLOBS, KNOWN
 from orcheo_db.migrate.pool import Pool
 from orcheo_db.migrate.source import look, opened
 from orcheo_db.migrate.state import State
-from orcheo_db.migrate.sync import Done, Task, Worker, Writer, is_lossy
+from orcheo_db.migrate.sync import Done, Marks, Task, Worker, Writer, is_lossy
 from orcheo_db.migrate.verify import Check, Compared
 from tests.unit.migrate_files import Way, change, install
 
@@ -118,10 +118,38 @@ ROWS = st.lists(
 @example([(1, "")], [(1.0, "")])
 @example([("a", "b")], [("ab", "")])
 @settings(max_examples=200, deadline=None)
-def test_a_chunk_s_digest_sees_every_change(first: list[tuple[Any, ...]], second: list[tuple[Any, ...]]) -> None:
+def test_a_chunk_s_marks_see_every_change(first: list[tuple[Any, ...]], second: list[tuple[Any, ...]]) -> None:
     """Also of a storage class, and of the order: it is the rowids'."""
-    one, other = (sync._digest(iter(list(enumerate(rows)))) for rows in (first, second))
-    assert (one == other) == (repr(first) == repr(second))
+    one, other = marks(first), marks(second)
+    assert (one.raw == other.raw) == (repr(first) == repr(second))
+    changed, gone = other.since(bytes(one.raw))
+    assert changed == [i for i, row in enumerate(second) if i >= len(first) or repr(first[i]) != repr(row)]
+    assert gone == list(range(len(second), len(first)))
+
+
+def marks(rows: list[tuple[Any, ...]]) -> Marks:
+    found = Marks()
+    for rowid, row in enumerate(rows):
+        found.add(rowid, row)
+    return found
+
+
+def test_marks_know_rowids_of_any_size() -> None:
+    found = Marks()
+    for rowid in (-(2**63), -1, 2**63 - 1):
+        found.add(rowid, ("x",))
+    assert found.since(b"") == ([-(2**63), -1, 2**63 - 1], [])
+    assert Marks().since(bytes(found.raw)) == ([], [-(2**63), -1, 2**63 - 1])
+
+
+def test_some_rows_of_a_chunk_are_read_by_their_rowids(tmp_path: Path) -> None:
+    source = look(install(tmp_path, {"workflows": [{"id": str(i)} for i in range(6)]}))
+    table = source.table("workflows")
+    assert table is not None
+    with opened(source.directory / table.file) as reading:
+        found = [(rowid, row[0]) for rowid, row in sync.read(reading, table, 0, 100, (2, 5, 99))]
+        assert found == [(2, "1"), (5, "4")]
+        assert list(sync.read(reading, table, 0, 100, ())) == []
 
 
 def test_what_counts_as_lossy() -> None:
@@ -138,12 +166,12 @@ def test_rows_are_sent_when_there_are_enough(monkeypatch: pytest.MonkeyPatch) ->
     writer = Writer(None, None, None, upsert=False)  # type: ignore[arg-type]
     monkeypatch.setattr(sync, "FLUSH_BYTES", 10)
     kept = Kept("a", None, b"123", "text", "NUL")
-    writer.add(("k",), Converted([("parent", ("1234", None)), ("child", (b"12",))], [kept]))
+    writer.add(7, ("k",), Converted([("parent", ("1234", None)), ("child", (b"12",))], [kept]))
     assert sent == [] and writer.bytes == 9
-    writer.add(("l",), Converted([("parent", ("12", None))]))
+    writer.add(8, ("l",), Converted([("parent", ("12", None))]))
     assert sent == [("parent", 2), ("child", 1)]  # parents before what belongs to them
     writer.flush()
-    assert len(sent) == 2 and writer.kept == [(["k"], kept)]
+    assert len(sent) == 2 and writer.kept == [(7, ["k"], kept)]
 
 
 def test_strict_stops_at_what_is_lost_and_at_nothing_else() -> None:

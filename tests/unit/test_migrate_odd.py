@@ -31,7 +31,6 @@ DEEP = '{"a":' + "[" * 300 + "1.10" + "]" * 300 + "}"
 DEEPER = '{"a":' + "[" * 1200 + "]" * 1200 + "}"
 
 
-@pytest.mark.parametrize("careful", [False, True])
 @pytest.mark.parametrize(
     ("table", "rows"),
     [
@@ -67,25 +66,9 @@ DEEPER = '{"a":' + "[" * 1200 + "]" * 1200 + "}"
         "names",
     ],
 )
-def test_no_row_stops_the_converter(tmp_path: Path, table: str, rows: Any, careful: bool) -> None:
-    (made,) = Way(install(tmp_path, rows), moment="2026-01-01T00:00:00+00:00").rows(table, careful=careful)
+def test_no_row_stops_the_converter(tmp_path: Path, table: str, rows: Any) -> None:
+    (made,) = Way(install(tmp_path, rows), moment="2026-01-01T00:00:00+00:00").rows(table)
     assert made.rows or made.kept
-
-
-@pytest.mark.parametrize(
-    ("table", "rows"),
-    [
-        ("execution_history", {"execution_history": [{"execution_id": "e", "inputs": '{"a":1,"a":2}'}]}),
-        ("service_tokens", {"service_tokens": [{"identifier": "a", "workspace_ids": "[", "workspace_id": DEAD}]}),
-        ("execution_history", {"execution_history": [{"execution_id": "e", "inputs": DEEPER}]}),
-    ],
-    ids=["duplicate keys", "workspace_ids", "depth 1200"],
-)
-def test_the_fast_way_keeps_what_the_careful_one_keeps(tmp_path: Path, table: str, rows: Any) -> None:
-    """Else `verify` (careful) calls what `run` (fast) wrote different."""
-    way = Way(install(tmp_path, rows), moment="2026-01-01T00:00:00+00:00")
-    (fast,), (careful,) = way.rows(table, careful=False), way.rows(table, careful=True)
-    assert fast == careful
 
 
 def test_minutes_to_live_that_are_whole_lose_nothing(tmp_path: Path) -> None:

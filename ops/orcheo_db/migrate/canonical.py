@@ -33,10 +33,7 @@ def canonical(text: str) -> bytes:
         ValueError: it is no JSON.
     """
     try:
-        if _LONG.search(text):
-            value = json.loads(text, parse_float=_float, parse_int=_int, parse_constant=_constant)
-        else:
-            value = orjson.loads(text)
+        value = _EXACT.decode(text) if _LONG.search(text) else orjson.loads(text)
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
     except (orjson.JSONEncodeError, orjson.JSONDecodeError):  # nested deeper than orjson writes or reads, or no JSON
         return _deep(text)
@@ -76,6 +73,9 @@ def _float(text: str) -> Any:
 
 def _int(text: str) -> Any:
     return int(text) if len(text) <= EXACT_DIGITS else orjson.Fragment(text.lstrip("0").encode())
+
+
+_EXACT = json.JSONDecoder(parse_float=_float, parse_int=_int, parse_constant=_constant)
 
 
 def digest(values: Sequence[bytes | None]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
@@ -30,6 +30,7 @@ DEEP = "nested too deeply to be given a workspace"
 LOSSY = text.LOSSY | {DEEP, ORPHAN, INVALID, BYTES, ODD, NULL, REFUSED, UNSPLIT}
 CHATKIT = "chatkit"  # where the app keeps attachments: ID_NAME (orcheo_backend.app.chatkit, both classes of release)
 MIRRORED = ("handle", "is_archived")  # columns of `workflows` that say what its payload says; 0.15 lacks them
+MOVED = frozenset({"store", "plugin_installations"})  # whose key names a workspace, which may have become another one
 LARGEST_FILE = 1 << 30  # bytes: PostgreSQL's limit for one value
 
 
@@ -127,7 +128,7 @@ def from_whole(document: bytes) -> dict[str, Any]:
 
 
 class Converter:
-    """For one table. `target`: columns and types of the tables in PostgreSQL; careful: every JSON document is checked whole."""
+    """For one table. `target`: columns and types of the tables in PostgreSQL."""
 
     def __init__(
         self, source: Source, table: Found, target: Mapping[str, Mapping[str, str]], nullable: Mapping[str, frozenset[str]],
@@ -138,7 +139,6 @@ class Converter:
         self.home, self.options, self.lookup, self.away = home, options, lookup, away
         self.types = target[self.table.into]
         self.nullable = nullable[self.table.into]
-        self.careful = False
         self.columns = table.names
         pairs = [(i, name, self.table.renamed.get(name, name)) for i, name in enumerate(self.columns)]
         self.pairs = [(i, name, to) for i, name, to in pairs if to in self.types]
@@ -170,6 +170,30 @@ class Converter:
     def key_of(self, row: Sequence[Any]) -> tuple[str, ...]:
         """The row's key as texts, by which the quarantine names it."""
         return tuple("" if row[i] is None else text.clean(str(row[i]))[0] for i in self.key)
+
+    def names(self, reading: Any, key: Sequence[str], away: Set[tuple[str, ...]]) -> Iterator[Row]:
+        """The keys that the table's rows have in the target, but for those that are only in the quarantine.
+
+        Args:
+            reading: a connection to the table's file. key: of the target's table. away: keys as `key_of` gives them.
+        """
+        places = [self.into.index(name) for name in key]
+        # Where the key is the row's own, nothing else of it is read.
+        short = self.table.name not in MOVED
+        columns = self.table.key if short else self.columns
+        empty = [None] * len(self.columns)
+        at = [self.columns.index(name) for name in columns]
+        chosen = ", ".join(f'"{name}"' for name in columns)
+        for values in reading.execute(f'SELECT {chosen} FROM "{self.found.name}"'):
+            row = list(empty)
+            for i, value in zip(at, values, strict=True):
+                row[i] = value
+            if self.key_of(row) in away:
+                continue
+            if short:
+                yield tuple(self.makers[i](row[self.pairs[i][0]], Converted()) for i in places)
+            elif made := self.convert(row).rows:
+                yield tuple(made[0][1][i] for i in places)
 
     def convert(self, row: Sequence[Any]) -> Converted:
         """One row. Raises nothing but on a defect: what has no place comes back as kept whole."""
@@ -227,7 +251,7 @@ class Converter:
             return False
         return self.lookup.exists(name, found.known.key, key)
 
-    def _maker(self, name: str, to: str) -> Callable[[Any, Converted], Value]:  # noqa: PLR0915 - one function a type
+    def _maker(self, name: str, to: str) -> Callable[[Any, Converted], Value]:
         kind, nullable = self.types[to], to in self.nullable
         parent = self.table.parent
         orphans = parent is not None and parent.nullable and name in parent.columns
@@ -266,13 +290,11 @@ class Converter:
                 else json.dumps(value)
             )
             try:
-                found = text.is_json(raw) if self.careful else set()
                 shown, reasons = text.to_jsonb(raw)
             except text.NotJson:
                 if name in self.table.models:
                     raise Away(INVALID) from None
                 return missing(value, done, stand_in, INVALID)
-            reasons |= found
             if isinstance(value, bytes) != (name in self.table.blobs):
                 reasons.add(BYTES if isinstance(value, bytes) else ODD)
             if reasons:

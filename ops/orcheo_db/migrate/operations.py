@@ -100,7 +100,8 @@ def migrate(place: Place, directory: Path, options: Options, workspace: str | No
         chosen = run.options_of(found, options)
         fresh = before is None or (before.phase == COPYING and whole)
         counts = run.copy(place.dsn, conn, source, found, chosen, report, fresh=fresh)
-        conn.execute("UPDATE orcheo_archive.migration SET verified_at = NULL")
+        if counts["changed"]:
+            conn.execute("UPDATE orcheo_archive.migration SET verified_at = NULL")
         return {
             "source": found.source,
             "release": found.release,
@@ -284,7 +285,6 @@ def _write(conn: run.Connection, found: State, catalogue: state.Catalogue, optio
         if known is not None:
             shape = Found(table["file"], name, tuple(Column(c, "") for c in table["columns"]), known, True)
             converters[name] = Converter(empty, shape, catalogue.types, catalogue.nullable, found.home, options, lookup)
-            converters[name].careful = True
     return back.Writer(conn, found, catalogue, converters, part).everything()
 
 
@@ -312,10 +312,10 @@ def _unknown_keys(conn: run.Connection, known: Table, found: State) -> frozenset
 
 
 def _verify(
-    place: Place, conn: run.Connection, source: Source, found: State, options: Options, changed: list[tuple[str, int]], report: Report, *,
+    place: Place, conn: run.Connection, source: Source, found: State, options: Options, changed: list[Check], report: Report, *,
     everything: bool,
 ) -> list[Compared]:  # fmt: skip
-    """The chunks that were brought just now, and the number of rows of every table; all of them where none was compared before."""
+    """The rows that were brought just now, and the number of rows of every table; all of them where none was compared before."""
     if everything:
         return run.verify(place.dsn, conn, source, found, options, report)
     catalogue = state.catalogue(conn)
@@ -323,7 +323,7 @@ def _verify(
     results = {table.name: Compared(table.name) for table in source.tables}
     if changed:
         with Pool(setting) as pool:
-            pool.run((Check(table, lo) for table, lo in changed), lambda one: results[one.table].add(one))
+            pool.run(iter(changed), lambda one: results[one.table].add(one))
     counted = {name: Compared(name) for name in results}
     for tab, rows in conn.execute("SELECT tab, sum(rows)::bigint FROM orcheo_archive.chunk GROUP BY tab"):
         if tab in counted:

@@ -157,7 +157,6 @@ def _one(task: tuple[str, int, int]) -> tuple[str, Scan]:
 
 
 def _rows(reading: sqlite3.Connection, table: Found, lo: int, step: int, converter: Converter, scan: Scan) -> None:
-    converter.careful = True
     json_columns = [i for i, c in enumerate(table.names) if converter.types.get(c) == "jsonb"]
     reference = REFERENCES.get(table.name)
     at = table.names.index(reference[0]) if reference and reference[0] in table.names else None

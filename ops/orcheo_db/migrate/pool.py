@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
+from types import ModuleType
 from typing import Any
 
 import psycopg
@@ -31,7 +33,15 @@ class Pool:
         self._pool = self._start()
 
     def _start(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self.workers, get_context("spawn"), _initialise, (self.setting, os.getpid()))
+        pool = ProcessPoolExecutor(self.workers, get_context("spawn"), _initialise, (self.setting, os.getpid()))
+        # A process that is spawned imports the module that was begun with: here the whole command line, which no worker needs (30 MB each).
+        begun = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            pool.submit(os.getpid)  # this starts them all
+        finally:
+            sys.modules["__main__"] = begun
+        return pool
 
     def run(self, work: Iterator[Any], each: Callable[[Any], None]) -> None:
         """All tasks, a few at a time; a chunk that met a server that restarts is tried again.

@@ -22,13 +22,13 @@ from orcheo_db import database
 from orcheo_db.bootstrap.job import READER
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.migrate import home, state
-from orcheo_db.migrate.convert import Options
+from orcheo_db.migrate.convert import ORPHAN, REFUSED, Options
 from orcheo_db.migrate.layout import ARCHIVE
 from orcheo_db.migrate.pool import Pool
 from orcheo_db.migrate.source import Found, Source, opened, schema
 from orcheo_db.migrate.state import APPLICATION, COPIED, COPYING, TARGETS, Catalogue, State
-from orcheo_db.migrate.sync import ROWID, Done, Setting, Task, Worker, read, stretches
-from orcheo_db.migrate.verify import Compared, everything
+from orcheo_db.migrate.sync import ROWID, SAME_KEY, Done, Setting, Task, Worker, stretches
+from orcheo_db.migrate.verify import Check, Compared, everything
 from orcheo_db.upgrade import workspaces
 
 Connection = psycopg.Connection[Any]
@@ -242,34 +242,38 @@ def copy(
     progress = Progress(_bytes(source))
     changed: dict[str, int] = {}
     suspects: set[str] = set(found.report.pop("suspects", []))
-    brought: list[tuple[str, int]] = []
+    brought: list[Check] = []
 
     def each(done: Done) -> None:
         progress.bytes += done.bytes
         progress.rows += done.rows
         progress.table = done.task.table
         if done.changed:
-            changed[done.task.table] = changed.get(done.task.table, 0) + done.rows
-            brought.append((done.task.table, done.task.lo))
+            changed[done.task.table] = changed.get(done.task.table, 0) + done.brought
+            brought.append(Check(done.task.table, done.task.lo, done.only))
             if done.before:
                 suspects.add(done.task.table)
         report(progress)
 
+    def through(tables: list[Found]) -> None:
+        with Pool(setting) as pool:
+            for _, same in groupby(tables, key=lambda table: table.level):
+                pool.run((task for table in same for task in tasks(conn, source, found, table, fresh=fresh)), each)
+
     tables = sorted(source.data, key=lambda table: table.level)
-    with Pool(setting) as pool:
-        for _, same in groupby(tables, key=lambda table: table.level):
-            pool.run((task for table in same for task in tasks(conn, source, found, table, fresh=fresh)), each)
+    _look_again(conn, [table.name for table in tables], ORPHAN)  # the parent may be there now
+    through(tables)
     gone = set()
     for table in reversed(tables):
         if table.known and table.name in suspects and _delete(dsn, conn, source, found, options, table, catalogue):
             gone.add(table.name)
-    again = [t for t in tables if t.known and t.known.parent and t.known.parent.table in gone]
-    for table in again:  # PostgreSQL deletes or changes children with their parents, SQLite may have left them
-        conn.execute("DELETE FROM orcheo_archive.chunk WHERE tab = %s", (table.name,))
-        conn.execute("DELETE FROM orcheo_archive.quarantine WHERE tab = %s", (table.name,))
+    # PostgreSQL deletes or changes children with their parents, SQLite may have left them; and a row that was refused may have been in
+    # the way of one that was to be deleted or changed.
+    children = [t.name for t in tables if t.known and t.known.parent and t.known.parent.table in gone]
+    again = {*_look_again(conn, children), *_look_again(conn, sorted(suspects), REFUSED)}
     if again:
-        with Pool(setting) as pool:
-            pool.run((task for table in again for task in tasks(conn, source, found, table, fresh=False)), each)
+        fresh = False
+        through([table for table in tables if table.name in again])
     _finish(dsn, conn, found)
     return {
         "rows": progress.rows,
@@ -278,6 +282,16 @@ def copy(
         "changed": changed,
         "tasks": brought,
     }
+
+
+def _look_again(conn: Connection, tables: list[str], reason: str | None = None) -> set[str]:
+    """Have the next pass bring all rows of the chunks of some tables, or of those with a row kept for a reason; returns the tables."""
+    query = "UPDATE orcheo_archive.chunk c SET marks = '' WHERE tab = ANY (%s)"
+    if reason is not None:
+        query += """ AND EXISTS (SELECT FROM orcheo_archive.quarantine q
+                                  WHERE q.tab = c.tab AND q.lo = c.lo AND starts_with(q.reason, %s))"""
+    found = conn.execute(f"{query} RETURNING tab".encode(), [tables, reason][: 1 + (reason is not None)])
+    return {name for (name,) in found}
 
 
 Ignore = Mapping[str, tuple[frozenset[str], frozenset[str]]]
@@ -343,7 +357,15 @@ def _finish(dsn: str, conn: Connection, found: State) -> None:
         found.phase = COPIED
         state.write(conn, found)
         state.stamp(conn, "copied_at")
-    tables = sql.SQL(", ").join(sql.Identifier("public", name) for name in TARGETS)
+    # By columns: what the expressions of indexes give (the full-text search's, of every message) takes a hundred times longer, and no
+    # plan of the app or of `orcheo-db search` needs it; autovacuum sees to it later.
+    types = state.catalogue(conn).types
+    tables = sql.SQL(", ").join(
+        sql.SQL("{} ({})").format(
+            sql.Identifier("public", name), sql.SQL(", ").join(map(sql.Identifier, types[name]))
+        )
+        for name in TARGETS
+    )
     conn.execute(sql.SQL("ANALYZE {}").format(tables))
 
 
@@ -382,8 +404,9 @@ def _delete(
     names = sql.SQL(", ").join(map(sql.Identifier, key))
     worker = Worker(Setting(dsn, source, catalogue, found.home, options, found.widths))
     try:
-        converter = worker.converter(table)
-        places = [converter.into.index(name) for name in key]
+        # A row that went there because another one has its key is no reason to take that one for gone.
+        query = "SELECT key FROM orcheo_archive.quarantine WHERE tab = %s AND col IS NULL AND reason <> %s"
+        away = {tuple(name) for (name,) in conn.execute(query, (table.name, SAME_KEY))}
         with conn.transaction():
             conn.execute(
                 sql.SQL("CREATE TEMP TABLE wanted ON COMMIT DROP AS SELECT {} FROM {} LIMIT 0").format(names, place)
@@ -393,10 +416,8 @@ def _delete(
                 cursor.copy(sql.SQL("COPY wanted FROM STDIN")) as stream,
                 opened(source.directory / table.file) as reading,
             ):
-                for _, row in read(reading, table, -(2**63), 2**64):
-                    made = converter.convert(row)
-                    if made.rows:
-                        stream.write_row([made.rows[0][1][i] for i in places])
+                for name in worker.converter(table).names(reading, key, away):
+                    stream.write_row(name)
             conn.execute("ANALYZE wanted")
             same = sql.SQL(" AND ").join(sql.SQL("w.{0} = t.{0}").format(sql.Identifier(name)) for name in key)
             spared: sql.Composable = sql.SQL("")

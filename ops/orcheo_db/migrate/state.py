@@ -47,12 +47,13 @@ CREATE TABLE IF NOT EXISTS orcheo_archive.chunk (
     rows   bigint NOT NULL,
     away   bigint NOT NULL,                 -- rows that are in the quarantine and nowhere else
     bytes  bigint NOT NULL,
-    digest bytea NOT NULL,                  -- of the values in SQLite: another one means that something changed
+    marks  bytea NOT NULL,                  -- of each row its rowid and a digest of its values in SQLite (sync.Marks)
     PRIMARY KEY (tab, lo)
 );
 CREATE TABLE IF NOT EXISTS orcheo_archive.quarantine (
     tab      text NOT NULL,
     lo       bigint NOT NULL,
+    rowid    bigint NOT NULL,
     key      text[] NOT NULL,
     col      text,                          -- null: the whole row
     path     text,                          -- only what was under this key of the JSON document

@@ -1,11 +1,12 @@
 """Bringing one chunk of a table to the target: a range of rowids, in one transaction with the note of what it held.
 
-The same function copies at first and mends later: a chunk whose digest is the noted one is left alone.
+The same function copies at first and mends later: a row whose digest is the noted one is left alone.
 """
 
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,12 +23,17 @@ from orcheo_db.migrate.source import Found, Source, opened
 from orcheo_db.migrate.state import APPLICATION, Catalogue, settle
 
 Connection = psycopg.Connection[Any]
+Rows = Iterator[tuple[int, tuple[Any, ...]]]
+Noted = tuple[int, list[str], Kept]  # rowid, key, original
 FLUSH_BYTES = 8 * 2**20  # rows in memory before they are sent; a row may be larger
 # What PostgreSQL may say about one row; anything else ends the run.
 OF_A_ROW = (errors.DataError, errors.IntegrityError, errors.ProgramLimitExceeded, errors.StatementTooComplex)
 SAME_KEY = f"{REFUSED}: another row has the same key"
 LAST_ROWID = 2**63 - 1
 ROWID = "sqlite_rowid"  # the key of a table of the archive
+# Several rows of these may share something in the target (a blob, a prefix or a plugin's state of two workspaces that become one):
+# where one has changed, its whole chunk is looked at.
+SHARING = frozenset({"checkpoints", "store", "plugin_installations"})
 
 
 @dataclass(frozen=True)
@@ -57,14 +63,54 @@ class Task:
 
 @dataclass
 class Done:
-    """What happened to a chunk. before: rows that it held according to the last note."""
+    """What happened to a chunk.
+
+    brought: rows that were written. only: their rowids, where they are not all rows of the chunk. before: rows that it held according to
+    the last note.
+    """
 
     task: Task
     rows: int = 0
     away: int = 0
     bytes: int = 0
     changed: bool = False
+    brought: int = 0
+    only: tuple[int, ...] | None = None
     before: int = 0
+
+
+class Marks:
+    """What a chunk holds: of each row its rowid and a digest of SQLite's values, in the order of the rowids."""
+
+    _ONE = struct.Struct(">q8s")  # two different values of one row have the same eight bytes once in 2^64 changes
+
+    def __init__(self) -> None:
+        self.raw = bytearray()
+        self.rows = self.bytes = 0
+
+    def add(self, rowid: int, row: Sequence[Any]) -> None:
+        hashed = hashlib.blake2b(digest_size=8)
+        for value in row:
+            kind = type(value)
+            if kind is str:
+                raw = value.encode("utf-8", "surrogateescape")
+                hashed.update(b"t%d:" % len(raw))
+            elif kind is bytes:
+                raw = value
+                hashed.update(b"b%d:" % len(raw))
+            else:
+                raw = repr(value).encode()
+                hashed.update(b"r%d:" % len(raw))
+            hashed.update(raw)
+            self.bytes += len(raw)
+        self.rows += 1
+        self.raw += self._ONE.pack(rowid, hashed.digest())
+
+    def since(self, noted: bytes) -> tuple[list[int], list[int]]:
+        """Rowids of what is new or another than noted, and of what was noted and is gone."""
+        before = dict(self._ONE.iter_unpack(noted))
+        changed = [rowid for rowid, mark in self._ONE.iter_unpack(self.raw) if before.pop(rowid, None) != mark]
+        return changed, sorted(before)
 
 
 class Writer:
@@ -73,15 +119,15 @@ class Writer:
     def __init__(self, conn: Connection, converter: Converter, catalogue: Catalogue, *, upsert: bool) -> None:
         self.conn, self.converter, self.catalogue, self.upsert = conn, converter, catalogue, upsert
         self.rows: dict[str, list[Row]] = {}
-        self.kept: list[tuple[list[str], Kept]] = []
+        self.kept: list[Noted] = []
         self.bytes = 0
 
-    def add(self, key: tuple[str, ...], made: Converted) -> None:
+    def add(self, rowid: int, key: tuple[str, ...], made: Converted) -> None:
         for table, row in made.rows:
             self.rows.setdefault(table, []).append(row)
             self.bytes += sum(len(value) for value in row if value is not None)
         for kept in made.kept:
-            self.kept.append((list(key), kept))
+            self.kept.append((rowid, list(key), kept))
             self.bytes += len(kept.original or b"")
         if self.bytes > FLUSH_BYTES:
             self.flush()
@@ -185,56 +231,82 @@ class Worker:
         """Bring one chunk up to date."""
         table = self.setting.source.table(task.table)
         assert table is not None
-        width = self.setting.widths[task.table]
         done = Done(task)
         with self.conn.transaction(), opened(self.setting.source.directory / table.file) as reading:
             noted = self.conn.execute(
-                "SELECT digest, rows, away, bytes FROM orcheo_archive.chunk WHERE tab = %s AND lo = %s",
+                "SELECT marks, rows, away, bytes FROM orcheo_archive.chunk WHERE tab = %s AND lo = %s",
                 (task.table, task.lo),
             ).fetchone()
-            if noted is not None:
-                done.before = int(noted[1])
-                if bytes(noted[0]) == _digest(read(reading, table, task.lo, width)):
-                    done.rows, done.away, done.bytes = int(noted[1]), int(noted[2]), int(noted[3])
-                    return done
-                self.conn.execute(
-                    "DELETE FROM orcheo_archive.quarantine WHERE tab = %s AND lo = %s", (task.table, task.lo)
-                )
+            if noted is None:
+                done.changed = True
+                self._load(reading, table, done, upsert=not task.fresh)
+                return done
+            done.before = int(noted[1])
+            marks, apart = self._look(reading, table, task)
+            if noted[0] == marks.raw:
+                done.rows, done.away, done.bytes = int(noted[1]), int(noted[2]), int(noted[3])
+                return done
             done.changed = True
-            self._load(reading, table, task, width, done, upsert=not (task.fresh and noted is None))
+            changed, gone = marks.since(noted[0])
+            if apart and len(changed) < marks.rows:
+                done.only = tuple(changed)
+            self._forget(task, [*changed, *gone] if done.only is not None else None)
+            self._load(reading, table, done, upsert=True, marks=marks)
         return done
 
-    def _load(self, reading: Any, table: Found, task: Task, width: int, done: Done, *, upsert: bool) -> None:
-        hashed = hashlib.blake2b(digest_size=16)
+    def _look(self, reading: Any, table: Found, task: Task) -> tuple[Marks, bool]:
+        """What a chunk holds now, and whether each of its rows can be brought without the others."""
+        marks = Marks()
+        keys = [table.names.index(name) for name in table.known.key] if table.known else []
+        kinds = set()  # a text and the same bytes are two keys in SQLite and one in the target: `_first_of_its_name`
+        for rowid, row in read(reading, table, task.lo, self.setting.widths[task.table]):
+            marks.add(rowid, row)
+            kinds.add(tuple(type(row[i]) for i in keys))
+        return marks, bool(table.known and table.rowid and len(kinds) <= 1 and table.name not in SHARING)
+
+    def _forget(self, task: Task, rowids: Sequence[int] | None) -> None:
+        """Take a chunk's entries, or those of some of its rows, out of the quarantine."""
+        statement = "DELETE FROM orcheo_archive.quarantine WHERE tab = %s AND lo = %s"
+        if rowids is None:
+            self.conn.execute(statement, (task.table, task.lo))
+        else:
+            self.conn.execute(f"{statement} AND rowid = ANY (%s)".encode(), (task.table, task.lo, list(rowids)))
+
+    def _load(self, reading: Any, table: Found, done: Done, *, upsert: bool, marks: Marks | None = None) -> None:
+        """Bring a chunk, or the rows `done.only` of it (then `marks` is what it holds)."""
+        task = done.task
+
+        def rows() -> Rows:
+            return read(reading, table, task.lo, self.setting.widths[task.table], done.only)
+
+        seen = Marks()
         try:
             with self.conn.transaction():
-                kept = self._fast(read(reading, table, task.lo, width), table, done, hashed, upsert=upsert)
+                kept = self._fast(rows(), table, done, seen, upsert=upsert)
         except OF_A_ROW:
-            done.rows = done.away = done.bytes = 0
-            hashed = hashlib.blake2b(digest_size=16)
-            kept = self._carefully(read(reading, table, task.lo, width), table, done, hashed, upsert=upsert)
-        self._note(task, done, hashed.digest(), kept)
+            done.away, seen = 0, Marks()
+            kept = self._carefully(rows(), table, done, seen, upsert=upsert)
+        done.brought = seen.rows
+        marks = seen if marks is None or done.only is None else marks
+        done.rows, done.bytes = marks.rows, marks.bytes
+        self._note(task, done, marks, kept)
 
-    def _fast(
-        self, rows: Iterator[tuple[int, tuple[Any, ...]]], table: Found, done: Done, hashed: Any, *, upsert: bool
-    ) -> list[tuple[list[str], Kept]]:
+    def _fast(self, rows: Rows, table: Found, done: Done, marks: Marks, *, upsert: bool) -> list[Noted]:
         if table.known is None:
-            return self._archive(rows, table, done, hashed)
+            return self._archive(rows, table, done, marks)
         converter = self.converter(table)
-        converter.careful = False
         writer = Writer(self.conn, converter, self.setting.catalogue, upsert=upsert)
         blobs: dict[Row, bytes] = {}
         names: set[Row] = set()
-        for _, row in rows:
-            done.rows += 1
-            done.bytes += _hash(hashed, row)
+        for rowid, row in rows:
+            marks.add(rowid, row)
             key = converter.key_of(row)
             made = self._first_of_its_name(converter, converter.convert(row), row, names)
             if table.name == "checkpoints":
                 made = _once(made, blobs, converter, row)
             done.away += not made.rows
             self._strict(table, key, made)
-            writer.add(key, made)
+            writer.add(rowid, key, made)
         writer.flush()
         return writer.kept
 
@@ -251,41 +323,34 @@ class Worker:
         names.add(name)
         return made
 
-    def _carefully(
-        self, rows: Iterator[tuple[int, tuple[Any, ...]]], table: Found, done: Done, hashed: Any, *, upsert: bool
-    ) -> list[tuple[list[str], Kept]]:
+    def _carefully(self, rows: Rows, table: Found, done: Done, marks: Marks, *, upsert: bool) -> list[Noted]:
         """One row at a time: a row that PostgreSQL refuses goes into the quarantine whole."""
         converter = self.converter(table)
-        converter.careful = True
-        kept: list[tuple[list[str], Kept]] = []
+        kept: list[Noted] = []
         names: set[Row] = set()
-        for _, row in rows:
-            done.rows += 1
-            done.bytes += _hash(hashed, row)
+        for rowid, row in rows:
+            marks.add(rowid, row)
             key, made = converter.key_of(row), converter.convert(row)
             made = self._first_of_its_name(converter, made, row, names)
             try:
                 with self.conn.transaction():
                     writer = Writer(self.conn, converter, self.setting.catalogue, upsert=upsert)
-                    writer.add(key, made)
+                    writer.add(rowid, key, made)
                     writer.flush()
             except OF_A_ROW as error:
                 reason = f"{REFUSED}: {error.diag.message_primary or error}"
                 made = converter.apart(row, reason)
             done.away += not made.rows
             self._strict(table, key, made)
-            kept += [(list(key), one) for one in made.kept]
+            kept += [(rowid, list(key), one) for one in made.kept]
         return kept
 
-    def _archive(
-        self, rows: Iterator[tuple[int, tuple[Any, ...]]], table: Found, done: Done, hashed: Any
-    ) -> list[tuple[list[str], Kept]]:
+    def _archive(self, rows: Rows, table: Found, done: Done, marks: Marks) -> list[Noted]:
         """A table that the newest release doesn't have: its rows as they are, as JSON (`convert.whole`)."""
         place = sql.Identifier(ARCHIVE, table.name)
         made = []
         for rowid, row in rows:
-            done.rows += 1
-            done.bytes += _hash(hashed, row)
+            marks.add(rowid, row)
             made.append((rowid, whole(table.names, row).decode()))
         lo, width = done.task.lo, self.setting.widths[table.name]
         self.conn.execute(
@@ -303,20 +368,24 @@ class Worker:
                 f"--strict: PostgreSQL can't hold {where} as it is ({bad.reason}); nothing of its chunk was copied"
             )
 
-    def _note(self, task: Task, done: Done, digest: bytes, kept: Sequence[tuple[list[str], Kept]]) -> None:
+    def _note(self, task: Task, done: Done, marks: Marks, kept: Sequence[Noted]) -> None:
         statement = sql.SQL(
-            "COPY orcheo_archive.quarantine (tab, lo, key, col, path, original, form, reason, lossy) FROM STDIN"
+            "COPY orcheo_archive.quarantine (tab, lo, rowid, key, col, path, original, form, reason, lossy) FROM STDIN"
         )
         if kept:
             rows = [
-                (task.table, task.lo, key, k.column, k.path, k.original, k.form, k.reason, is_lossy(k.reason))
-                for key, k in kept
+                (task.table, task.lo, rowid, key, k.column, k.path, k.original, k.form, k.reason, is_lossy(k.reason))
+                for rowid, key, k in kept
             ]
             _copy(self.conn, statement, rows)
+        if done.only is not None:
+            query = "SELECT count(*) FROM orcheo_archive.quarantine WHERE tab = %s AND lo = %s AND col IS NULL"
+            row = self.conn.execute(query, (task.table, task.lo)).fetchone()
+            done.away = int(row[0]) if row else 0
         self.conn.execute(
-            "INSERT INTO orcheo_archive.chunk (tab, lo, rows, away, bytes, digest) VALUES (%s, %s, %s, %s, %s, %s)"
-            " ON CONFLICT (tab, lo) DO UPDATE SET rows = EXCLUDED.rows, away = EXCLUDED.away, bytes = EXCLUDED.bytes, digest = EXCLUDED.digest",
-            (task.table, task.lo, done.rows, done.away, done.bytes, digest),
+            "INSERT INTO orcheo_archive.chunk (tab, lo, rows, away, bytes, marks) VALUES (%s, %s, %s, %s, %s, %s)"
+            " ON CONFLICT (tab, lo) DO UPDATE SET rows = EXCLUDED.rows, away = EXCLUDED.away, bytes = EXCLUDED.bytes, marks = EXCLUDED.marks",
+            (task.table, task.lo, done.rows, done.away, done.bytes, bytes(marks.raw)),
         )
 
 
@@ -341,16 +410,20 @@ def _once(made: Converted, seen: dict[Row, bytes], converter: Converter, row: Se
     return made
 
 
-def read(reading: Any, table: Found, lo: int, width: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """A chunk's rows, with their rowids."""
+def read(
+    reading: Any, table: Found, lo: int, width: int, only: Sequence[int] | None = None
+) -> Rows:
+    """A chunk's rows, or some of them, with their rowids and in their order."""
     names = ", ".join(f'"{name}"' for name in table.names)
     if not table.rowid:  # in one piece
         for i, row in enumerate(reading.execute(f'SELECT {names} FROM "{table.name}"')):
             yield i, row
         return
     query = f'SELECT rowid, {names} FROM "{table.name}" WHERE rowid BETWEEN ? AND ? ORDER BY rowid'
-    for rowid, *row in reading.execute(query, (lo, min(lo + width - 1, LAST_ROWID))):
-        yield rowid, tuple(row)
+    spans = [(lo, min(lo + width - 1, LAST_ROWID))] if only is None else [(rowid, rowid) for rowid in only]
+    for span in spans:
+        for rowid, *row in reading.execute(query, span):
+            yield rowid, tuple(row)
 
 
 def stretches(reading: Any, table: Found, width: int) -> Iterator[int]:
@@ -368,29 +441,3 @@ def stretches(reading: Any, table: Found, width: int) -> Iterator[int]:
 def size_of(row: Sequence[Any]) -> int:
     """A row's bytes, for progress and batches; a number counts as eight."""
     return sum(len(value) if isinstance(value, str | bytes) else 8 for value in row)
-
-
-def _digest(rows: Iterator[tuple[int, tuple[Any, ...]]]) -> bytes:
-    hashed = hashlib.blake2b(digest_size=16)
-    for _, row in rows:
-        _hash(hashed, row)
-    return hashed.digest()
-
-
-def _hash(hashed: Any, row: Sequence[Any]) -> int:
-    """Take a row into a chunk's digest; returns its bytes."""
-    size = 0
-    for value in row:
-        kind = type(value)
-        if kind is str:
-            raw = value.encode("utf-8", "surrogateescape")
-            hashed.update(b"t%d:" % len(raw))
-        elif kind is bytes:
-            raw = value
-            hashed.update(b"b%d:" % len(raw))
-        else:
-            raw = repr(value).encode()
-            hashed.update(b"r%d:" % len(raw))
-        hashed.update(raw)
-        size += len(raw)
-    return size

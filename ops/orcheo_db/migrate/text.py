@@ -19,8 +19,6 @@ from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-import orjson
-
 MARK = "\ufdd0"
 NUL_SIGN, SURROGATE_SIGN = "\u2400", "\ufffd"
 NUMBER = MARK + "#"
@@ -40,12 +38,8 @@ _BAD = re.compile(f"[\x00\ud800-\udfff{MARK}]")
 _MARKED = re.compile(f"{MARK}({MARK}|{NUL_SIGN}|{SURROGATE_SIGN}[0-9a-f]{{4}})")
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?Infinity|NaN|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?', re.DOTALL)
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_COLON = re.compile(r'"\s*:')
-_EXPONENT = re.compile(r"\d[eE][-+\d]")
-_NEGATIVE_ZERO = re.compile(r"(?:^|[:,\[\s])-0(?:\.0+)?(?![\d.])")
 _EPOCH = re.compile(r"[-+]?(\d{9,}|\d+\.\d*)")  # eight digits are a date (ISO 8601's basic form), more of them are none
-_MARK_ESCAPE = re.compile(r"\\u[fF][dD][dD]0")
-_SUSPECTS = ("NaN", "Infinity", "\\u0000", "\\ud", "\\uD", "\x00", MARK)
+_ESCAPE = re.compile(r"\\u(?:0000|[dD][89a-fA-F]|[fF][dD][dD]0)")  # NUL, a surrogate (also half of a pair), MARK
 
 
 class NotJson(ValueError):
@@ -61,7 +55,7 @@ class Time(NamedTuple):
 
 def clean(text: str) -> tuple[str, set[str]]:
     """A text as PostgreSQL takes it, and the reasons where that is not the text itself."""
-    if not _BAD.search(text):
+    if (text.isascii() and "\x00" not in text) or not _BAD.search(text):
         return text, set()
     reasons: set[str] = set()
 
@@ -95,33 +89,58 @@ def to_jsonb(text: str) -> tuple[str, set[str]]:
     Raises:
         NotJson: the app itself could not read it (Python's json).
     """
-    if not _suspicious(text) and _is_plain(text):
+    if _is_plain(text):
         return text, set()
     reasons: set[str] = set()
     _check(text, reasons)
     return _TOKEN.sub(lambda match: _token(match[0], reasons), text), reasons
 
 
+class _Odd(Exception):
+    """Something that jsonb holds in another form."""
+
+
+def _odd_float(digits: str) -> None:
+    if "e" in digits or "E" in digits or len(digits) > PLAIN_DIGITS or (digits[0] == "-" and not digits.strip("-0.")):
+        raise _Odd
+
+
+def _odd_integer(digits: str) -> None:
+    if len(digits) > PLAIN_DIGITS:
+        raise _Odd
+
+
+def _odd_constant(_: str) -> None:
+    raise _Odd
+
+
+def _odd_pairs(found: list[tuple[str, Any]]) -> None:
+    if len(dict(found)) != len(found):
+        raise _Odd
+
+
+# Python's own parser, in C but for these: it says what the app can read, and no value is made.
+_PLAIN = json.JSONDecoder(
+    parse_float=_odd_float, parse_int=_odd_integer, parse_constant=_odd_constant, object_pairs_hook=_odd_pairs
+)
+
+
 def _is_plain(text: str) -> bool:
-    """Whether it is JSON without duplicate keys, as far as can be said quickly: else Python's own parser has to say."""
-    try:
-        kept = orjson.dumps(orjson.loads(text))
-    except (ValueError, TypeError, RecursionError):
+    """Whether it is JSON that jsonb takes as it is."""
+    if "\\u" in text and _ESCAPE.search(text):
         return False
-    return len(_COLON.findall(text)) <= kept.count(b'":')
-
-
-def _suspicious(text: str) -> bool:
-    if not text or text[0] in "-0123456789" or any(word in text for word in _SUSPECTS):
-        return True
-    if ("\\uf" in text or "\\uF" in text) and _MARK_ESCAPE.search(text):
-        return True
     if not text.isascii():
+        if MARK in text:
+            return False
         try:
             text.encode()
         except UnicodeEncodeError:
-            return True
-    return bool(_EXPONENT.search(text)) or ("-0" in text and bool(_NEGATIVE_ZERO.search(text)))
+            return False
+    try:
+        _PLAIN.decode(text)
+    except (_Odd, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _check(text: str, reasons: set[str]) -> None:
@@ -136,17 +155,6 @@ def _check(text: str, reasons: set[str]) -> None:
         text.encode()
     except (ValueError, RecursionError) as error:
         raise NotJson(str(error)) from None
-
-
-def is_json(text: str) -> set[str]:
-    """Check a text fully; returns the reasons to keep the original (duplicate keys).
-
-    Raises:
-        NotJson: the app itself could not read it.
-    """
-    reasons: set[str] = set()
-    _check(text, reasons)
-    return reasons
 
 
 def _token(token: str, reasons: set[str]) -> str:

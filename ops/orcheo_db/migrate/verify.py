@@ -49,10 +49,11 @@ Read = tuple[tuple[str, ...], Converted, tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Check:
-    """One chunk to compare."""
+    """One chunk to compare, or only some of its rows, by their rowids."""
 
     table: str
     lo: int
+    only: tuple[int, ...] | None = None
 
 
 @dataclass
@@ -142,12 +143,11 @@ class Checker:
         assert table is not None
         found = Compared(task.table)
         with opened(self.worker.setting.source.directory / table.file) as reading:
-            rows = read(reading, table, task.lo, self.worker.setting.widths[task.table])
+            rows = read(reading, table, task.lo, self.worker.setting.widths[task.table], task.only)
             if table.known is None:
                 self._archive(table, rows, found)
                 return found
             converter = self.worker.converter(table)
-            converter.careful = True
             batch: list[Read] = []
             size = 0
             for _, row in rows:
