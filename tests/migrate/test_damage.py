@@ -376,7 +376,7 @@ def test_a_second_pass_writes_the_rows_that_changed_and_no_others(own: Installat
     source = tmp_path / "data"
     keys = sources.history(source, 60)
     step = "UPDATE execution_history_steps SET payload = {} WHERE execution_id = '{}' AND step_index = 2"
-    nul = "'{\"a\": \"\\u0000\"}'"
+    nul = '\'{"a": "\\u0000"}\''
     sources.sql(source, step.format(nul, keys[1]), step.format(nul, keys[2]), step.format(nul, keys[3]))
     migrate(own, "run", source)
     versions = "SELECT execution_id, step_index, xmin::text FROM execution_history_steps"

@@ -361,9 +361,7 @@ def _finish(dsn: str, conn: Connection, found: State) -> None:
     # plan of the app or of `orcheo-db search` needs it; autovacuum sees to it later.
     types = state.catalogue(conn).types
     tables = sql.SQL(", ").join(
-        sql.SQL("{} ({})").format(
-            sql.Identifier("public", name), sql.SQL(", ").join(map(sql.Identifier, types[name]))
-        )
+        sql.SQL("{} ({})").format(sql.Identifier("public", name), sql.SQL(", ").join(map(sql.Identifier, types[name])))
         for name in TARGETS
     )
     conn.execute(sql.SQL("ANALYZE {}").format(tables))

@@ -410,9 +410,7 @@ def _once(made: Converted, seen: dict[Row, bytes], converter: Converter, row: Se
     return made
 
 
-def read(
-    reading: Any, table: Found, lo: int, width: int, only: Sequence[int] | None = None
-) -> Rows:
+def read(reading: Any, table: Found, lo: int, width: int, only: Sequence[int] | None = None) -> Rows:
     """A chunk's rows, or some of them, with their rowids and in their order."""
     names = ", ".join(f'"{name}"' for name in table.names)
     if not table.rowid:  # in one piece
