@@ -125,6 +125,7 @@ class Store:
     """
 
     path: Path
+    namespace: str = ""  # of Kubernetes, whose longer names the servers' certificates have too
     # Everything that the toolkit writes there; anything else is somebody else's.
     entries = (
         "secrets", "tls", "app", "backup", "backups", "restored", "mounts", "logs", "mounts.json", "mounts.sha256", "compose.env", "ca.crt", "server-ca.crt", "active-login",
@@ -233,9 +234,16 @@ class Store:
         write_private(self.identity_file, (json.dumps(identity, indent=2) + "\n").encode())
 
     def _issue(self, authority: Authority, name: str) -> None:
-        key, certificate = authority.issue(name, SERVER_NAMES[name])
+        key, certificate = authority.issue(name, self.server_names(name))
         write_private(self.path / "tls" / f"{name}.key", key)
         write_private(self.path / "tls" / f"{name}.crt", certificate)
+
+    def server_names(self, name: str) -> tuple[str, ...]:
+        """The names and addresses that server `name` is reached by."""
+        places = (
+            (self.namespace, f"{self.namespace}.svc", f"{self.namespace}.svc.cluster.local") if self.namespace else ()
+        )
+        return (*SERVER_NAMES[name], *(f"{name}.{place}" for place in places))
 
     def days_left(self, name: str) -> float:
         """Days until the certificate of server `name` (or `ca`) expires; negative when it has."""

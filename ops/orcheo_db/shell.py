@@ -9,7 +9,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from orcheo_db.targets.compose import ComposeTarget, pgpass
+from orcheo_db.handed import pgpass
+from orcheo_db.targets.compose import ComposeTarget
 
 
 def open_psql(target: ComposeTarget, role: str | None, *, direct: bool, arguments: Sequence[str]) -> int:

@@ -41,7 +41,14 @@ def test_ratios_and_aims():
         "to_copy": 0.6,
         "to_copy_lz4": 0.5,
         "to_copy_two_connections": 0.4,
+        "limit_to_peer": 8.33,
     }
+
+
+def test_more_than_plain_copy_is_not_asked_for():
+    assert migrate.judged(document(peer=70.0, copy=60.0))["ok"]  # both are a little faster than COPY is than the peer
+    found = migrate.judged(document(peer=40.0, copy=90.0))
+    assert found["missed"] == ["1.5 times the speed of Orcheo's own tool, not 2.2"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """`python -m orcheo_db.backup COMMAND`: what runs in the backup image. One JSON document on stdout, progress on stderr; exit codes 0 done,
 1 the answer is no, 2 wrong input.
 
-    serve                      the service: the schedule, its pages on port 9188 of the container: /metrics, /drill, /healthz
+    serve [--elsewhere]        the service: the schedule (but for --elsewhere), its pages on port 9188 of the container: /metrics, /drill, /healthz
     prepare                    stanza and first backup, where there are none
     run --type full|…          a backup now;  drill [--switch]  a drill now;  point NAME  a restore point
     list | check [--deep] | report [--html] | metrics
@@ -38,8 +38,11 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument(
         "--set-aside", action="store_true", help="a repository that the key does not open is kept aside"
     )
-    for name in ("serve", "metrics"):
-        commands.add_parser(name)
+    commands.add_parser("metrics")
+    serve = commands.add_parser("serve")
+    serve.add_argument(
+        "--elsewhere", action="store_true", help="the schedule is another's: only what it needs and the pages"
+    )
     listing = commands.add_parser("list")
     listing.add_argument("--archiver", action="store_true", help="also ask PostgreSQL whether WAL is on its way")
     run = commands.add_parser("run")
@@ -64,10 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _serve(config: Config) -> None:
+def _serve(config: Config, *, elsewhere: bool) -> None:
     from orcheo_db.backup import jobs  # noqa: PLC0415
 
-    jobs.serve(config, say)
+    (jobs.serve_elsewhere if elsewhere else jobs.serve)(config, say)
 
 
 def _restore(config: Config, options: argparse.Namespace) -> Any:
@@ -118,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = configuration.load()
         if options.command == "serve":
-            _serve(config)
+            _serve(config, elsewhere=options.elsewhere)
             return 0
         signal.signal(signal.SIGTERM, _stop)
         _print(_answer(config, options), rows=bool(getattr(options, "table", None)))

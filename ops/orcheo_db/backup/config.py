@@ -77,6 +77,8 @@ def load(conf: Path = CONF) -> Config:
     file = Path(os.environ.get("ORCHEO_DB_BACKUP_CONFIG", conf / "backup.json"))
     try:
         told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if "installation_id" not in told:  # a file that is the same for all installations (Kubernetes)
+            told |= {"installation_id": json.loads((SECRETS / "installation.json").read_text())["installation_id"]}
         paths = {"repository": REPOSITORY / told["place"], "extensions": tuple(told["extensions"])}
         return Config(**(told | paths))
     except (OSError, ValueError, TypeError, KeyError) as error:

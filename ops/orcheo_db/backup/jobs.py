@@ -12,11 +12,11 @@ from orcheo_db.backup.config import Config
 from orcheo_db.backup.engine import TYPES, PgBackRest
 from orcheo_db.backup.operations import Heard
 from orcheo_db.backup.plan import JobResult, Runner, load, lock_file
-from orcheo_db.backup.running import Pulse, Stop, exclusive
+from orcheo_db.backup.running import POLL, Pulse, Stop, exclusive
 from orcheo_db.backup.scheduler import Loop, run_job
 from orcheo_db.backup.scheduler import run_now as run_recorded
 from orcheo_db.backup.scratch import clear
-from orcheo_db.errors import CheckFailed
+from orcheo_db.errors import CheckFailed, UserError
 
 FIRST_SECONDS = 3600.0  # the schedule's own first backup of a big cluster
 PORT = 9188  # of the service's pages; PostgreSQL's own exporter has 9187
@@ -98,10 +98,19 @@ def run_now(config: Config, kind: str, heard: Heard, *, wait_seconds: float = 0.
     Raises:
         UserError: another job runs. CheckFailed: it failed.
     """
-    result = run_recorded(config.repository, kind, runner(config, heard), wait_seconds=wait_seconds)
+    result = run_recorded_job(config, kind, heard, wait_seconds=wait_seconds)
     if not result.ok:
         raise CheckFailed(result.message)
     return result.details
+
+
+def run_recorded_job(config: Config, kind: str, heard: Heard, *, wait_seconds: float = 0.0) -> JobResult:
+    """One run of a job by its name, recorded; a job that runs is waited for.
+
+    Raises:
+        UserError: another job still runs.
+    """
+    return run_recorded(config.repository, kind, runner(config, heard), wait_seconds=wait_seconds)
 
 
 def drill_now(config: Config, heard: Heard, *, switch: bool) -> dict[str, Any]:
@@ -155,6 +164,35 @@ def rendered() -> str:
     with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/metrics", timeout=30) as answer:
         found: bytes = answer.read()
     return found.decode()
+
+
+def serve_elsewhere(config: Config, say: Heard) -> None:
+    """The service where the schedule is another's (Kubernetes' CronJobs): the stanza and the first backup, then its pages until SIGTERM.
+
+    Its health says no until there is a backup.
+    """
+    for directory in (config.repository, config.evidence, config.state):
+        directory.mkdir(mode=0o700, exist_ok=True)
+    stop, pulse = Stop(), Pulse()
+    pulse.problem = "there is no backup yet"
+    server = metrics.serve(ADDRESS, PORT, _pages(config, pulse))
+    stop.install()
+    while not stop.requested:
+        pulse.beat()
+        if pulse.problem:
+            pulse.job = "prepare"
+            try:
+                for line in prepare(config, say)["done"]:
+                    say(line)
+                pulse.problem = None
+            except (UserError, CheckFailed) as error:  # PostgreSQL may not be there yet
+                if str(error) != pulse.problem:
+                    say(str(error))
+                pulse.problem = str(error)
+            finally:
+                pulse.job = None
+        stop.sleep(POLL)
+    server.shutdown()
 
 
 def serve(config: Config, say: Heard) -> None:

@@ -134,7 +134,8 @@ def _show_migrate(result: dict[str, Any]) -> None:
     out.print(table)
     ratios, cut = result["ratios"], ours["cutover"]
     say(
-        f"migrate run: {ratios['to_peer']:.1f} times the MB/s of Orcheo's own tool (on the same tables {ratios['to_peer_same_tables']:.1f}),"
+        f"migrate run: {ratios['to_peer']:.1f} times the MB/s of Orcheo's own tool (on the same tables {ratios['to_peer_same_tables']:.1f}; plain COPY"
+        f" itself {ratios['limit_to_peer']:.1f}),"
         f" {ratios['to_copy']:.0%} of plain COPY's (lz4 {ratios['to_copy_lz4']:.0%}, two connections {ratios['to_copy_two_connections']:.0%})"
     )
     say(

@@ -76,7 +76,8 @@ class Lookup:
     def __init__(self, source: Source, home: Home) -> None:
         self.source, self.home = source, home
         self._connections: dict[str, sqlite3.Connection] = {}
-        self.workspace_of = lru_cache(maxsize=100_000)(self._workspace_of)
+        # Rows of one parent lie together; ten times as many would be 30 MB in each process.
+        self.workspace_of = lru_cache(maxsize=10_000)(self._workspace_of)
         self.exists = lru_cache(maxsize=10_000)(self._exists)
 
     def close(self) -> None:

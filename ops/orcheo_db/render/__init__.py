@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from orcheo_db.render import backup, compose
+from orcheo_db.render import backup, compose, kubernetes
 from orcheo_db.spec import Spec
 
-TARGETS = (compose, backup)
-OWNED = tuple({target.DIRECTORY for target in TARGETS})  # nothing but rendered files is in these
+TARGETS = (compose, backup, kubernetes)
+# Nothing but rendered files is in these; one of a size that is gone is left over.
+OWNED = ("compose/conf/**/*", "k8s/components/size-*/**/*")
 
 
 def render(spec: Spec) -> dict[str, str]:
@@ -41,6 +42,6 @@ def write(root: Path, files: Mapping[str, str]) -> list[str]:
 
 def stale(root: Path, files: Mapping[str, str]) -> list[str]:
     """The paths that differ from `files`, sorted: missing, changed, or left over from a size that is gone."""
-    present = {str(file.relative_to(root)) for owned in OWNED for file in (root / owned).rglob("*") if file.is_file()}
+    present = {str(file.relative_to(root)) for owned in OWNED for file in root.glob(owned) if file.is_file()}
     wrong = {path for path, text in files.items() if path not in present or (root / path).read_bytes() != text.encode()}
     return sorted(wrong | (present - set(files)))

@@ -37,10 +37,14 @@ def app_environment(spec: Spec) -> dict[str, str]:
 
 def redis_conf(password: str) -> bytes:
     """Redis' configuration: only for the app's network, with a password, every task on disk before it is acknowledged."""
-    lines = [
+    return ("\n".join([*redis_lines(), f"requirepass {password}"]) + "\n").encode()
+
+
+def redis_lines() -> list[str]:
+    """Redis' configuration without its password."""
+    return [
         "bind * -::*",  # inside the container: its only network is the app's own
         "protected-mode yes",
-        f"requirepass {password}",
         "dir /var/lib/orcheo-redis",
         # A task that was acknowledged outlives a power cut: a run whose task is lost stays pending for ever.
         "appendonly yes",
@@ -53,4 +57,3 @@ def redis_conf(password: str) -> bytes:
         "loglevel notice",
         'logfile ""',
     ]
-    return ("\n".join(lines) + "\n").encode()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from orcheo_db import app_secrets
+from orcheo_db import app_secrets, handed
 from orcheo_db.render.app import app_environment, redis_conf
-from orcheo_db.targets.mounts import File
+from orcheo_db.targets.mounts import File, secret
 
 if TYPE_CHECKING:
     from orcheo_db.targets.compose import ComposeTarget
@@ -35,23 +35,14 @@ def config(target: ComposeTarget) -> bytes:
 def files(target: ComposeTarget) -> dict[str, list[File]]:
     """The files of the app's services and of Redis."""
     store = target.store
-    secrets = [
-        File(f"secrets/{name}", f"{app_secrets.read(store, name)}\n".encode()) for name in app_secrets.APP_SECRETS
-    ]
-    login = target.app_login()
-    password = f"{store.password(login)}\n".encode()
     return {
         "app": [
-            *secrets,
-            File(f"secrets/{login}.password", password),
+            *secret(handed.app(store, target.app_login())),
             *target.app_authorities(),
             File("conf/app.json", config(target)),
         ],
         "redis": [
             File("secrets/redis.conf", redis_conf(app_secrets.read(store, app_secrets.REDIS_PASSWORD))),
-            File(
-                f"secrets/{app_secrets.REDIS_PASSWORD}",
-                f"{app_secrets.read(store, app_secrets.REDIS_PASSWORD)}\n".encode(),
-            ),
+            *secret(handed.redis_password(store)),
         ],
     }

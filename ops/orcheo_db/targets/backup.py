@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orcheo_db import backup_secrets
-from orcheo_db.backup_secrets import CIPHER_KEY, EVIDENCE_KEY, ROLE, SECOND_KEY
+from orcheo_db import backup_secrets, handed
+from orcheo_db.backup_secrets import SECOND_KEY
 from orcheo_db.errors import UserError
 from orcheo_db.render.backup import second, service
-from orcheo_db.targets.mounts import File
+from orcheo_db.targets.mounts import File, secret
 
 if TYPE_CHECKING:
     from orcheo_db.targets.compose import ComposeTarget
@@ -30,32 +30,8 @@ SAID = {
 }
 
 
-def _party(target: ComposeTarget, party: str) -> list[File]:
-    """The certificate of one party of the mutual TLS."""
-    store = target.store
-    return [
-        File("secrets/pgbackrest.crt", backup_secrets.read(store, f"tls/{party}.crt")),
-        File("secrets/pgbackrest.key", backup_secrets.read(store, f"tls/{party}.key")),
-    ]
-
-
-def _configured(target: ComposeTarget, party: str) -> list[File]:
-    ca = File("secrets/ca.crt", target.store.ca_file.read_bytes())
-    return [File("conf/pgbackrest.conf", target.conf(f"pgbackrest-{party}.conf")), ca, *_party(target, party)]
-
-
-def _cipher(target: ComposeTarget) -> File:
-    """The repository's cipher key, as a part of pgBackRest's configuration (config-include-path)."""
-    key = backup_secrets.read(target.store, CIPHER_KEY).decode().strip()
-    return File("secrets/repository.conf", f"[global]\nrepo1-cipher-pass={key}\n".encode())
-
-
-def postgres_files(target: ComposeTarget) -> list[File]:
-    """What PostgreSQL's own container needs beyond its others: the role's verifier, and to push WAL where backups are on."""
-    files = [File(f"secrets/{ROLE}.scram", backup_secrets.read(target.store, f"{ROLE}.scram"))]
-    if target.with_backup:
-        files += [File("conf/pgbackrest.conf", target.conf("pgbackrest-database.conf")), *_party(target, "database")]
-    return files
+def _configured(target: ComposeTarget, party: str) -> File:
+    return File("conf/pgbackrest.conf", target.conf(f"pgbackrest-{party}.conf"))
 
 
 def bucket(target: ComposeTarget) -> tuple[dict[str, str], list[File]]:
@@ -91,11 +67,9 @@ def _second_files(target: ComposeTarget) -> list[File]:
     return [
         *files,
         *(File(f"conf/{name}", content.encode()) for name, content in second(target.spec).items()),
-        File("secrets/ca.crt", target.store.ca_file.read_bytes()),
-        *_party(target, "backup"),
-        File("secrets/repository.conf", text.encode()),
-        File("secrets/relay/repository.conf", _cipher(target).content),
-        *_reader(target),
+        *secret(handed.authority(target.store) | handed.party(target.store, "backup") | handed.reader(target.store)),
+        File(f"secrets/{handed.CONFIG}", text.encode()),
+        File(f"secrets/relay/{handed.CONFIG}", handed.cipher(target.store)[handed.CONFIG]),
         File("conf/backup.json", (json.dumps(told, indent=2) + "\n").encode()),
         File("conf/postgresql.conf", target.conf(f"{target.size.name}/postgresql.conf")),
     ]
@@ -109,28 +83,17 @@ def _named(file: Path, what: str) -> bytes:
         raise UserError(f"{what}: {file} can't be read ({error.strerror})") from None
 
 
-def _reader(target: ComposeTarget) -> list[File]:
-    """What reads production and signs evidence."""
-    password = backup_secrets.read(target.store, f"{ROLE}.password").decode().strip()
-    return [
-        File(f"secrets/{ROLE}.pgpass", f"*:*:*:{ROLE}:{password}\n".encode()),
-        File(f"secrets/{EVIDENCE_KEY}", backup_secrets.read(target.store, EVIDENCE_KEY)),
-    ]
-
-
 def files(target: ComposeTarget) -> dict[str, list[File]]:
     """The files of the services."""
     store = target.store
     told = service(target.spec, store.installation_id())
     more = {SECOND: _second_files(target)} if target.with_second else {}
     return more | {
-        "pgbackrest": _configured(target, "database"),
-        "archive": [*_configured(target, "archive"), _cipher(target)],
+        "pgbackrest": [_configured(target, "database"), *secret(handed.pgbackrest(store))],
+        "archive": [_configured(target, "archive"), *secret(handed.archive(store))],
         "backup": [
-            *_configured(target, "backup"),
-            _cipher(target),
-            *_reader(target),
-            File("secrets/cipher.key", backup_secrets.read(store, CIPHER_KEY)),
+            _configured(target, "backup"),
+            *secret(handed.backup(store)),
             File("conf/pgbackrest-restore.conf", target.conf("pgbackrest-restore.conf")),
             File("conf/backup.json", (json.dumps(told, indent=2) + "\n").encode()),
             File("conf/postgresql.conf", target.conf(f"{target.size.name}/postgresql.conf")),

@@ -16,33 +16,24 @@ import docker
 from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
+from orcheo_db import handed
 from orcheo_db.errors import UserError
+from orcheo_db.handed import POSTGRES_SECRETS
 from orcheo_db.host import compose_command
 from orcheo_db.render import render
-from orcheo_db.secrets import ROLES, Store
+from orcheo_db.secrets import Store
 from orcheo_db.spec import Size, Spec
 from orcheo_db.targets import app, backup
 from orcheo_db.targets.base import Endpoint, Facts, Result, ServiceState, Target
-from orcheo_db.targets.mounts import File, fingerprint
+from orcheo_db.targets.mounts import File, fingerprint, secret
 from orcheo_db.tuning import app_limits
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCKER_ENVIRONMENT = (
     "PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY", "XDG_RUNTIME_DIR",
 )  # fmt: skip
-POSTGRES_SECRETS = (
-    "orcheo_admin",
-    "orcheo_monitor",
-    "replicator",
-    "pgbouncer",
-)  # the roles that the first boot makes
 SECRETS = "/run/orcheo-db/secrets"
 IN_PLACE = "restored"  # in the state directory: the name of the volume that a restore put in place
-
-
-def pgpass(role: str, password: str) -> bytes:
-    """libpq's password file for one role, wherever it connects to."""
-    return f"*:*:*:{role}:{password}\n".encode()
 
 
 class ComposeTarget(Target):
@@ -245,10 +236,6 @@ class ComposeTarget(Target):
     def pgbouncer_ini(self) -> bytes:
         return self.conf(f"{self.size.name}/pgbouncer.ini")
 
-    def userlist(self) -> bytes:
-        """PgBouncer's auth_file: the one login that PgBouncer itself makes, to look the others up (auth_query)."""
-        return f'"pgbouncer" "{self.store.password("pgbouncer")}"\n'.encode()
-
     def mounts(self) -> dict[str, list[File]]:
         """The files of the tier's services."""
         tier = {"postgres": self._postgres_files(), "pgbouncer": self.pgbouncer_files(), "init": self.init_files()}
@@ -266,51 +253,25 @@ class ComposeTarget(Target):
 
     def app_authorities(self) -> list[File]:
         """The certificate authorities that `app_dsn` names."""
-        return [File("secrets/ca.crt", self._read("ca.crt"))]
-
-    def _read(self, name: str) -> bytes:
-        return (self.store.path / name).read_bytes()
-
-    def _server_certificate(self, name: str) -> list[File]:
-        return [
-            File("secrets/server.crt", self._read(f"tls/{name}.crt")),
-            File("secrets/server.key", self._read(f"tls/{name}.key")),
-            File("secrets/ca.crt", self._read("ca.crt")),
-        ]
-
-    def _monitor(self) -> File:
-        return File("secrets/orcheo_monitor.pgpass", pgpass("orcheo_monitor", self.store.password("orcheo_monitor")))
+        return secret(handed.authority(self.store))
 
     def _postgres_files(self) -> list[File]:
-        files = [File(f"secrets/{role}.scram", self._read(f"secrets/{role}.scram")) for role in POSTGRES_SECRETS]
-        files += [
-            *self._server_certificate("postgres"),
-            self._monitor(),
-            File("secrets/installation.json", self._read("installation.json")),
-        ]
-        files.append(File("conf/postgresql.conf", self.conf(f"{self.size.name}/postgresql.conf")))
-        files += [File(f"conf/{name}", self.conf(name)) for name in ("pg_hba.conf", "pg_ident.conf")]
-        return [*files, *backup.postgres_files(self)]
+        files = [File("conf/postgresql.conf", self.conf(f"{self.size.name}/postgresql.conf"))]
+        names = ("pg_hba.conf", "pg_ident.conf")
+        files += [File(f"conf/{name}", self.conf(name)) for name in names]
+        if self.with_backup:
+            files.append(File("conf/pgbackrest.conf", self.conf("pgbackrest-database.conf")))
+        return [*secret(handed.postgres(self.store, backups=self.with_backup)), *files]
+
+    def pgbouncer_secrets(self) -> dict[str, bytes]:
+        """PgBouncer's secrets."""
+        return handed.pgbouncer(self.store)
 
     def pgbouncer_files(self) -> list[File]:
-        files = [
-            *self._server_certificate("pgbouncer"),
-            self._monitor(),
-            File("secrets/userlist.txt", self.userlist()),
-        ]
-        return [*files, File("conf/pgbouncer.ini", self.pgbouncer_ini())]
+        return [*secret(self.pgbouncer_secrets()), File("conf/pgbouncer.ini", self.pgbouncer_ini())]
 
     def init_files(self) -> list[File]:
-        files = [
-            File(f"secrets/{role}.{kind}", self._read(f"secrets/{role}.{kind}"))
-            for role in ROLES
-            for kind in ("password", "scram")
-        ]
-        return [
-            *files,
-            File("secrets/ca.crt", self._read("ca.crt")),
-            File("secrets/installation.json", self._read("installation.json")),
-        ]
+        return secret(handed.init(self.store))
 
     def admin_dsn(self) -> str:
         """The init job's way in, without a password (it reads that from its own secrets)."""

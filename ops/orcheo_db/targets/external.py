@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from orcheo_db import handed
 from orcheo_db.database import connect
 from orcheo_db.errors import UserError
 from orcheo_db.host import ca_bundle
@@ -24,7 +25,6 @@ SSLMODES = ("verify-full", "verify-ca")  # anything weaker sends passwords to wh
 AUTH_DATABASE = "postgres"  # where the init job makes the lookup function
 SERVER_CA = "server-ca.crt"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-POOLED_ROLES = ("orcheo_app_a", "orcheo_app_b", "orcheo_ro", "orcheo_monitor")
 
 
 class ExternalTarget(ComposeTarget):
@@ -144,11 +144,11 @@ class ExternalTarget(ComposeTarget):
         )  # fmt: skip
         return text.encode()
 
-    def userlist(self) -> bytes:
-        if self.pooler_auth() == "auth_query":
-            return super().userlist()
-        # Verifiers, not passwords: PgBouncer logs in with the keys that the client's own SCRAM exchange gives it.
-        return "".join(f'"{role}" "{self.store.verifier(role)}"\n' for role in POOLED_ROLES).encode()
+    def pgbouncer_secrets(self) -> dict[str, bytes]:
+        found = super().pgbouncer_secrets()
+        if self.pooler_auth() != "auth_query":
+            found["userlist.txt"] = handed.verifiers(self.store)
+        return found
 
     def mounts(self) -> dict[str, list[File]]:
         return {"pgbouncer": self.pgbouncer_files(), "init": self.init_files()}

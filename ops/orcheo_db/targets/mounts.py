@@ -35,6 +35,11 @@ class File:
         return 0o400 if self.path.startswith("secrets/") else 0o444
 
 
+def secret(files: Mapping[str, bytes]) -> list[File]:
+    """Secrets by name (`handed`), as files."""
+    return [File(f"secrets/{name}", content) for name, content in files.items()]
+
+
 def fingerprint(files: list[File]) -> str:
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda file: file.path):

@@ -1,0 +1,350 @@
+"""The Kubernetes manifests' part that comes from the spec: a Kustomize component a size, k8s/components/size-<name>/.
+
+A component brings the configuration (ConfigMaps with hashes in their names, so that a change rolls the pods), the images, the limits, the
+schedules and the init job, whose name carries a digest of what it runs for: a Job can't be changed, so another version is another Job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import yaml
+
+from orcheo_db.render.app import app_environment, redis_lines
+from orcheo_db.render.backup import PARTIES, REPOSITORY, render_ident, render_pgbackrest, service
+from orcheo_db.render.compose import HEADER, render_pg_hba, render_pgbouncer, render_postgresql
+from orcheo_db.spec import Size, Spec
+from orcheo_db.tuning import container_limits, pool_arithmetic
+from orcheo_db.tuning.fixed import SECRETS
+
+POOLERS = 2  # replicas of PgBouncer: one serves while the other is replaced
+LOGIN = "orcheo_app_a"
+# Part of the limit that a pod asks for at the least: a cluster of one node with two CPUs takes size small. PostgreSQL is not squeezed
+# out by others, because its memory is asked for in full from medium on (`_requests`).
+SMALL_CPU = {"postgres": "250m", "pgbouncer": "50m", "backup": "50m", "init": "100m", "job": "100m"}
+SCRATCH = "20Gi"  # a restored cluster: as much as PostgreSQL's own volume
+JOBS = ("full", "differential", "incremental", "logical", "drill")
+
+
+def shared(spec: Spec, size: Size) -> Spec:
+    """The spec with PgBouncer's server connections shared out among its replicas."""
+    budget = pool_arithmetic(spec, size)
+    own = {
+        "default_pool_size": str(max(1, budget.app_pool // POOLERS)),
+        "max_db_connections": str(max(1, budget.max_db_connections // POOLERS)),
+    }
+    return spec.model_copy(update={"pgbouncer": {**spec.pgbouncer, **own}})
+
+
+def render(spec: Spec) -> dict[str, str]:
+    """The files: path relative to the repository -> text."""
+    files: dict[str, str] = {}
+    for size in spec.sizes.values():
+        place = f"k8s/components/size-{size.name}"
+        files |= {f"{place}/{name}": text for name, text in component(spec, size).items()}
+    return files
+
+
+def component(spec: Spec, size: Size) -> dict[str, str]:
+    """One size's files by name."""
+    name = spec.database.name
+    told = service(spec, "")
+    del told["installation_id"]  # every installation's own: from its Secret
+    databases = {each: f"host=postgres port=5432 dbname={each}" for each in (name, "postgres")}
+    files = {
+        "postgresql.conf": render_postgresql(spec, size),
+        "pg_hba.conf": render_pg_hba(spec),
+        "pg_ident.conf": render_ident(),
+        **{f"pgbackrest-{party}.conf": render_pgbackrest(spec, party) for party in PARTIES},
+        "pgbouncer.ini": render_pgbouncer(shared(spec, size), size, databases=databases, auth_query=True),
+        "backup.json": json.dumps(told, indent=2) + "\n",
+        "app.json": json.dumps(app(spec), indent=2) + "\n",
+        "redis.conf": HEADER + "".join(f"{line}\n" for line in redis_lines()),
+        "init.yaml": _text(init_job(spec, size)),
+        "jobs.yaml": HEADER + "---\n".join(_text(cron_job(spec, job), "") for job in JOBS),
+    }
+    files["kustomization.yaml"] = _text(_kustomization(spec, size))
+    return files
+
+
+def app(spec: Spec) -> dict[str, Any]:
+    """app.json, what `orcheo_db.runtime` reads."""
+    options = f"sslmode=verify-full&sslrootcert={SECRETS}/ca.crt&connect_timeout=10"
+    return {
+        "dsn": f"postgresql://{LOGIN}@pgbouncer:6432/{spec.database.name}?{options}",
+        "login": LOGIN,
+        "redis": "redis:6379",
+        "backend_processes": spec.app.backend_processes,
+        "worker_processes": spec.app.worker_processes,
+        "prepared_statements": spec.app.prepared_statements,
+        "environment": app_environment(spec),
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML as a person would write it: a text of several lines as a block."""
+
+
+def _string(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+
+_Dumper.add_representer(str, _string)
+
+
+def _text(document: Any, head: str = HEADER) -> str:
+    return head + yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=140)
+
+
+def _kustomization(spec: Spec, size: Size) -> dict[str, Any]:
+    database = ["postgresql.conf", "pg_hba.conf", "pg_ident.conf", "pgbackrest.conf=pgbackrest-database.conf"]
+    backup = ["pgbackrest.conf=pgbackrest-backup.conf", "pgbackrest-restore.conf", "backup.json", "postgresql.conf"]
+    generators = {
+        "postgres": database,
+        "pgbackrest": ["pgbackrest.conf=pgbackrest-database.conf"],
+        "pgbouncer": ["pgbouncer.ini"],
+        "archive": ["pgbackrest.conf=pgbackrest-archive.conf"],
+        "backup": backup,
+        "app": ["app.json"],
+        "redis": ["redis.conf"],
+    }
+    tags = spec.image_tags()
+    return {
+        "apiVersion": "kustomize.config.k8s.io/v1alpha1",
+        "kind": "Component",
+        "resources": ["init.yaml", "jobs.yaml"],
+        "configMapGenerator": [{"name": f"orcheo-db-{name}", "files": files} for name, files in generators.items()],
+        "images": [
+            {"name": f"orcheo-db/{name}", "newName": tag.rpartition(":")[0], "newTag": tag.rpartition(":")[2]}
+            for name, tag in tags.items()
+        ],
+        "patches": [*_limits(spec, size), *_cluster(spec)],
+    }
+
+
+def _patch(kind: str, name: str, operations: list[dict[str, Any]], *, group: str = "apps") -> dict[str, Any]:
+    target = {"group": group, "version": "v1", "kind": kind, "name": name}
+    return {"target": target, "patch": _text(operations, "")}
+
+
+def _set(path: str, value: Any) -> dict[str, Any]:
+    return {"op": "replace", "path": path, "value": value}
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count // 2**20}Mi"
+
+
+def _requests(spec: Spec, size: Size) -> tuple[str, str]:
+    """PostgreSQL's requests: half the memory and a quarter of a CPU for the smallest size, from the next one on what it may use."""
+    small = size.name == next(iter(spec.sizes))
+    return (SMALL_CPU["postgres"], _mebibytes(size.memory // 4)) if small else (str(size.cpus), _mebibytes(size.memory))
+
+
+def _limits(spec: Spec, size: Size) -> list[dict[str, Any]]:
+    limits = container_limits(size, spec)
+    cpu, memory = _requests(spec, size)
+    at = "/spec/template/spec/containers/0/resources"
+    postgres = _resources(cpu, memory, _mebibytes(limits.postgres), str(size.cpus))
+    pooler = _resources(SMALL_CPU["pgbouncer"], "64Mi", _mebibytes(limits.pgbouncer))
+    backup = _resources(SMALL_CPU["backup"], "128Mi", _mebibytes(spec.backup.memory))
+    shm = {"medium": "Memory", "sizeLimit": _mebibytes(limits.shm)}
+    return [
+        _patch("StatefulSet", "postgres", [_set(at, postgres), _set("/spec/template/spec/volumes/0/emptyDir", shm)]),
+        _patch("Deployment", "pgbouncer", [_set(at, pooler), _set("/spec/replicas", POOLERS)]),
+        _patch("StatefulSet", "backup", [_set(at, backup)]),
+    ]
+
+
+def _cluster(spec: Spec) -> list[dict[str, Any]]:
+    at = "/spec/template/spec/containers/0/env"
+    environment = [
+        {"name": "ORCHEO_DB_INITDB_LOCALE_PROVIDER", "value": spec.cluster.locale_provider},
+        {"name": "ORCHEO_DB_INITDB_LOCALE", "value": spec.cluster.locale},
+        {"name": "PGBACKREST_CONFIG", "value": "/etc/orcheo-db/pgbackrest.conf"},
+    ]
+    query = f"dbname={spec.database.name}"
+    probe = [
+        "psql", "-XAtqc", "SELECT tables FROM orcheo_db.installation",
+        f"host=localhost hostaddr=127.0.0.1 port=6432 {query} user=orcheo_monitor passfile={SECRETS}/orcheo_monitor.pgpass"
+        f" sslmode=verify-full sslrootcert={SECRETS}/ca.crt connect_timeout=4",
+    ]  # fmt: skip
+    return [
+        _patch("StatefulSet", "postgres", [_set(at, environment)]),
+        _patch(
+            "Deployment", "pgbouncer", [_set("/spec/template/spec/containers/0/readinessProbe/exec/command", probe)]
+        ),
+    ]
+
+
+HARDENED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+
+
+def _user(uid: int) -> dict[str, Any]:
+    """A pod's security context: what Pod Security's `restricted` asks for."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": uid,
+        "runAsGroup": uid,
+        "fsGroup": uid,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _environment(values: dict[str, str]) -> list[dict[str, str]]:
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def _resources(cpu: str, memory: str, most: str, cpus: str = "1") -> dict[str, Any]:
+    return {"requests": {"cpu": cpu, "memory": memory}, "limits": {"cpu": cpus, "memory": most}}
+
+
+def _mount(name: str, path: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "mountPath": path, **more}
+
+
+def _empty(name: str, size: str, *, memory: bool = False) -> dict[str, Any]:
+    return {"name": name, "emptyDir": {**({"medium": "Memory"} if memory else {}), "sizeLimit": size}}
+
+
+def _secret(name: str, secret: str) -> dict[str, Any]:
+    return {"name": name, "secret": {"secretName": secret, "defaultMode": 0o440}}
+
+
+def cron_job(spec: Spec, job: str) -> dict[str, Any]:
+    """A CronJob of the schedule: a pod beside the repository's, on whose volume it works."""
+    name = "drill" if job == "drill" else f"backup-{job}"
+    labels = {"app.kubernetes.io/name": "jobs", "app.kubernetes.io/component": "backup"}
+    scratch = _empty("scratch", "64Mi")
+    if job in ("drill", "logical"):  # a volume of its own for each run, gone with its pod
+        claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": SCRATCH}}}
+        scratch = {
+            "name": "scratch",
+            "ephemeral": {"volumeClaimTemplate": {"metadata": {"labels": labels}, "spec": claim}},
+        }
+    given = {
+        "name": "secrets",
+        "image": "orcheo-db/backup",
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["sh", "-ec", f"umask 0377; cp -Lf /given/* {SECRETS}/"],
+        "resources": _resources("10m", "16Mi", "64Mi", "500m"),
+        "securityContext": HARDENED,
+        "volumeMounts": [_mount("given", "/given", readOnly=True), _mount("secrets", SECRETS)],
+    }
+    container = {
+        "name": "job",
+        "image": "orcheo-db/backup",
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python", "-m", "orcheo_db.cluster", *(["drill"] if job == "drill" else ["backup", job])],
+        "env": _environment(
+            {"PGBACKREST_CONFIG": "/etc/orcheo-db/pgbackrest.conf", "PGBACKREST_CONFIG_INCLUDE_PATH": SECRETS}
+        ),
+        "resources": _resources(SMALL_CPU["job"], "128Mi", _mebibytes(spec.backup.memory)),
+        "securityContext": HARDENED,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            _mount("repository", REPOSITORY),
+            _mount("scratch", "/var/lib/orcheo-scratch"),
+            _mount("conf", "/etc/orcheo-db", readOnly=True),
+            _mount("secrets", SECRETS, readOnly=True),
+            _mount("run", "/run/postgresql"),
+            _mount("shm", "/dev/shm"),  # noqa: S108 - the container's own
+            _mount("tmp", "/tmp"),  # noqa: S108
+        ],
+    }
+    # A volume that one node can mount is where the repository's pod is.
+    beside = {
+        "topologyKey": "kubernetes.io/hostname",
+        "labelSelector": {"matchLabels": {"app.kubernetes.io/name": "backup"}},
+    }
+    pod = {
+        "restartPolicy": "Never",  # a failed run is a pod of its own, whose log stays
+        "serviceAccountName": "orcheo-db-jobs",
+        "automountServiceAccountToken": True,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 60,
+        "affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [beside]}},
+        "securityContext": _user(999),
+        "initContainers": [given],
+        "containers": [container],
+        "volumes": [
+            {"name": "repository", "persistentVolumeClaim": {"claimName": "repository-backup-0"}},
+            scratch,
+            {"name": "conf", "configMap": {"name": "orcheo-db-backup"}},
+            _secret("given", "orcheo-db-backup"),
+            _empty("secrets", "1Mi", memory=True),
+            _empty("run", "1Mi", memory=True),
+            _empty("shm", "256Mi", memory=True),
+            _empty("tmp", "256Mi"),
+        ],
+    }
+    run = {
+        "backoffLimit": 2,
+        "activeDeadlineSeconds": 43200,  # half a day: one that hangs must not keep the next ones away for ever
+        "template": {
+            "metadata": {"labels": {**labels, "orcheo-db/api": "true"}},
+            "spec": pod,
+        },  # the label: for the network policy
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {
+            "schedule": spec.backup.schedule.model_dump()[job],
+            "timeZone": "Etc/UTC",
+            "concurrencyPolicy": "Forbid",
+            "startingDeadlineSeconds": 3600,  # a run that was missed is made up for within the hour
+            "successfulJobsHistoryLimit": 2,
+            "failedJobsHistoryLimit": 3,
+            "jobTemplate": {"metadata": {"labels": labels}, "spec": run},
+        },
+    }
+
+
+def init_job(spec: Spec, size: Size) -> dict[str, Any]:
+    """The Job that makes roles, extensions and the app's schema; another spec, another name."""
+    environment = {
+        "ORCHEO_DB_ADMIN_DSN": f"postgresql://orcheo_admin@postgres:5432/postgres?sslmode=verify-full&sslrootcert={SECRETS}/ca.crt",
+        "ORCHEO_DB_DATABASE": spec.database.name,
+        "ORCHEO_DB_EXTENSIONS": ",".join(spec.database.extensions),
+        "ORCHEO_DB_SECRETS": SECRETS,
+        "ORCHEO_DB_MANAGED": "1",
+    }
+    digest = hashlib.sha256(repr([spec.image_tags()["orcheo"], sorted(environment.items())]).encode()).hexdigest()[:8]
+    limits = container_limits(size, spec)
+    labels = {"app.kubernetes.io/name": "init", "app.kubernetes.io/component": "bootstrap"}
+    container = {
+        "name": "init",
+        "image": "orcheo-db/orcheo",
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python", "-m", "orcheo_db.bootstrap", "--json"],
+        "env": _environment(environment),
+        "resources": _resources(SMALL_CPU["init"], "256Mi", _mebibytes(limits.init)),
+        "securityContext": HARDENED,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [_mount("secrets", SECRETS, readOnly=True), _mount("tmp", "/tmp")],  # noqa: S108 - the container's own
+    }
+    pod = {
+        "restartPolicy": "OnFailure",  # until PostgreSQL is there, which has its first boot before it
+        "serviceAccountName": "orcheo-db",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": _user(10001),
+        "containers": [container],
+        "volumes": [_secret("secrets", "orcheo-db-init"), _empty("tmp", "256Mi")],
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": f"init-{digest}", "labels": labels},
+        # Some hours of tries, minutes apart: storage may come late, and only `kubectl delete` and `apply` would begin anew.
+        "spec": {"backoffLimit": 40, "template": {"metadata": {"labels": labels}, "spec": pod}},
+    }
