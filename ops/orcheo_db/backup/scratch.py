@@ -185,6 +185,9 @@ class Cluster:
         self.durations["shutdown"] = round(time.monotonic() - started, 2)
 
 
+FILE_SYSTEMS_OWN = "lost+found"  # root's, in the root of a volume that is a file system of its own
+
+
 @contextmanager
 def scratch(config: Config, name: str, target: Target) -> Iterator[Cluster]:
     """A cluster in the scratch volume that is gone at the end, whatever happens; what a killed drill left is removed first."""
@@ -201,7 +204,8 @@ def scratch(config: Config, name: str, target: Target) -> Iterator[Cluster]:
 def clear(config: Config) -> list[str]:
     """End servers and remove clusters that a killed drill left on the scratch volume; returns their names."""
     found = []
-    for directory in sorted(config.scratch.iterdir()) if config.scratch.is_dir() else []:
+    entries = sorted(config.scratch.iterdir()) if config.scratch.is_dir() else []
+    for directory in (entry for entry in entries if entry.name != FILE_SYSTEMS_OWN):
         pid_file = directory / "data" / "postmaster.pid"
         with suppress(OSError, ValueError, IndexError):
             pid = int(pid_file.read_text().splitlines()[0])

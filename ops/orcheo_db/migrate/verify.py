@@ -39,7 +39,7 @@ from orcheo_db.migrate.state import Catalogue, State
 from orcheo_db.migrate.sync import ROWID, Setting, Task, Worker, read, size_of
 
 Connection = psycopg.Connection[Any]
-BATCH_BYTES = 4 * 2**20  # of rows compared at a time
+BATCH_BYTES = 2 * 2**20  # of rows compared at a time: each worker holds them several times over
 BY_US = (WORKSPACE, RENAMED, EXTRA, NO_FILE)  # originals of what the migration itself set or has no place for
 LISTED = 50  # mismatches of a table that are named
 

@@ -39,7 +39,8 @@ def shared(spec: Spec, size: Size) -> Spec:
 
 
 def render(spec: Spec) -> dict[str, str]:
-    """The files: path relative to the repository -> text."""
+    """The files: path relative to the repository -> text. The manifests always have backups, whatever [backup] enabled says."""
+    spec = spec.model_copy(update={"backup": spec.backup.model_copy(update={"enabled": True})})
     files: dict[str, str] = {}
     for size in spec.sizes.values():
         place = f"k8s/components/size-{size.name}"
@@ -84,7 +85,11 @@ def app(spec: Spec) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML as a person would write it: a text of several lines as a block."""
+    """YAML as a person would write it: a text of several lines as a block, lists indented."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        del indentless
+        super().increase_indent(flow, False)
 
 
 def _string(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
@@ -115,7 +120,9 @@ def _kustomization(spec: Spec, size: Size) -> dict[str, Any]:
         "apiVersion": "kustomize.config.k8s.io/v1alpha1",
         "kind": "Component",
         "resources": ["init.yaml", "jobs.yaml"],
-        "configMapGenerator": [{"name": f"orcheo-db-{name}", "files": files} for name, files in generators.items()],
+        "configMapGenerator": [
+            {"name": f"orcheo-db-conf-{name}", "files": files} for name, files in generators.items()
+        ],
         "images": [
             {"name": f"orcheo-db/{name}", "newName": tag.rpartition(":")[0], "newTag": tag.rpartition(":")[2]}
             for name, tag in tags.items()
@@ -277,7 +284,7 @@ def cron_job(spec: Spec, job: str) -> dict[str, Any]:
         "volumes": [
             {"name": "repository", "persistentVolumeClaim": {"claimName": "repository-backup-0"}},
             scratch,
-            {"name": "conf", "configMap": {"name": "orcheo-db-backup"}},
+            {"name": "conf", "configMap": {"name": "orcheo-db-conf-backup"}},
             _secret("given", "orcheo-db-backup"),
             _empty("secrets", "1Mi", memory=True),
             _empty("run", "1Mi", memory=True),
