@@ -15,7 +15,7 @@ export ORCHEO_DB_WITH := $(or $(WITH),$(ORCHEO_DB_WITH))
 ORCHEO_DB := .venv/bin/orcheo-db --target $(TARGET) $(if $(SIZE),--size $(SIZE))
 PYTEST := .venv/bin/pytest
 
-.PHONY: help venv up down destroy status dsn psql bootstrap doctor backup restore drill migrate bench-search bench-backup bench-migrate images render test test-faults test-unit lint lock
+.PHONY: help venv up down destroy status dsn psql bootstrap doctor backup restore drill migrate bench-search bench-backup bench-migrate images k8s-images k8s-load render test test-faults test-unit lint lock
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -72,6 +72,12 @@ bench-migrate: venv ## measure orcheo-db migrate against plain COPY and Orcheo's
 
 images: venv ## build the images that are missing or out of date
 	@$(ORCHEO_DB) images --install-docker $(INSTALL_DOCKER)
+
+k8s-images: venv ## push the images to REGISTRY=... and write the overlay k8s/local that uses them
+	@$(ORCHEO_DB) kubernetes images --registry "$(REGISTRY)"
+
+k8s-load: venv ## load the images into a cluster of this machine [CLUSTER=kind|k3s|containerd]
+	@$(ORCHEO_DB) kubernetes load --cluster "$(or $(CLUSTER),kind)"
 
 render: venv ## write the configuration files from ops/spec.toml
 	@$(ORCHEO_DB) render

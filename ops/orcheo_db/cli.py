@@ -20,6 +20,7 @@ from rich.table import Table
 from orcheo_db import __version__, app_lifecycle, backup_lifecycle, lifecycle, removal, render
 from orcheo_db.bench.command import bench_group
 from orcheo_db.cli_backup import backup_group, drill_command, restore_command
+from orcheo_db.cli_kubernetes import kubernetes_group
 from orcheo_db.cli_people import migrate_group
 from orcheo_db.cli_upgrade import upgrade_app_
 from orcheo_db.command import TARGETS, Context, Group, pass_context, running
@@ -61,6 +62,7 @@ cli.add_command(backup_group)
 cli.add_command(drill_command)
 cli.add_command(restore_command)
 cli.add_command(migrate_group)
+cli.add_command(kubernetes_group)
 
 
 # --- the spec -----------------------------------------------------------------------------------------------------------------

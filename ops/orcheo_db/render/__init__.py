@@ -10,7 +10,7 @@ from orcheo_db.spec import Spec
 
 TARGETS = (compose, backup, kubernetes)
 # Nothing but rendered files is in these; one of a size that is gone is left over.
-OWNED = ("compose/conf/**/*", "k8s/components/size-*/**/*")
+OWNED = ("compose/conf/**/*", "k8s/components/size-*/**/*", "k8s/components/images/*")
 
 
 def render(spec: Spec) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The Kubernetes manifests' part that comes from the spec: a Kustomize component a size, k8s/components/size-<name>/.
 
-A component brings the configuration (ConfigMaps with hashes in their names, so that a change rolls the pods), the images, the limits, the
-schedules and the init job, whose name carries a digest of what it runs for: a Job can't be changed, so another version is another Job.
+A component brings the configuration (ConfigMaps with hashes in their names, so that a change rolls the pods), the limits, the schedules and
+the init job, whose name carries a digest of what it runs for: a Job can't be changed, so another version is another Job.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ LOGIN = "orcheo_app_a"
 # out by others, because its memory is asked for in full from medium on (`_requests`).
 SMALL_CPU = {"postgres": "250m", "pgbouncer": "50m", "backup": "50m", "init": "100m", "job": "100m"}
 SCRATCH = "20Gi"  # a restored cluster: as much as PostgreSQL's own volume
+COMPONENT = {"apiVersion": "kustomize.config.k8s.io/v1alpha1", "kind": "Component"}
 JOBS = ("full", "differential", "incremental", "logical", "drill")
 
 
@@ -41,7 +42,7 @@ def shared(spec: Spec, size: Size) -> Spec:
 def render(spec: Spec) -> dict[str, str]:
     """The files: path relative to the repository -> text. The manifests always have backups, whatever [backup] enabled says."""
     spec = spec.model_copy(update={"backup": spec.backup.model_copy(update={"enabled": True})})
-    files: dict[str, str] = {}
+    files = {"k8s/components/images/kustomization.yaml": _text(images(spec))}
     for size in spec.sizes.values():
         place = f"k8s/components/size-{size.name}"
         files |= {f"{place}/{name}": text for name, text in component(spec, size).items()}
@@ -103,6 +104,14 @@ def _text(document: Any, head: str = HEADER) -> str:
     return head + yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=140)
 
 
+def images(spec: Spec) -> dict[str, Any]:
+    """The one place for images: a component after all that have some."""
+    tags = {name: tag.rpartition(":")[::2] for name, tag in spec.image_tags().items()}
+    return COMPONENT | {
+        "images": [{"name": f"orcheo-db/{name}", "newName": at, "newTag": tag} for name, (at, tag) in tags.items()]
+    }
+
+
 def _kustomization(spec: Spec, size: Size) -> dict[str, Any]:
     database = ["postgresql.conf", "pg_hba.conf", "pg_ident.conf", "pgbackrest.conf=pgbackrest-database.conf"]
     backup = ["pgbackrest.conf=pgbackrest-backup.conf", "pgbackrest-restore.conf", "backup.json", "postgresql.conf"]
@@ -115,17 +124,10 @@ def _kustomization(spec: Spec, size: Size) -> dict[str, Any]:
         "app": ["app.json"],
         "redis": ["redis.conf"],
     }
-    tags = spec.image_tags()
-    return {
-        "apiVersion": "kustomize.config.k8s.io/v1alpha1",
-        "kind": "Component",
+    return COMPONENT | {
         "resources": ["init.yaml", "jobs.yaml"],
         "configMapGenerator": [
             {"name": f"orcheo-db-conf-{name}", "files": files} for name, files in generators.items()
-        ],
-        "images": [
-            {"name": f"orcheo-db/{name}", "newName": tag.rpartition(":")[0], "newTag": tag.rpartition(":")[2]}
-            for name, tag in tags.items()
         ],
         "patches": [*_limits(spec, size), *_cluster(spec)],
     }
