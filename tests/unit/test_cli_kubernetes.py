@@ -15,6 +15,7 @@ from orcheo_db import cli_kubernetes
 from orcheo_db.cli import cli
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.spec import load_spec
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_kustomize_takes_the_overlay(tmp_path: Path):
     from tests.k8s.conftest import kubectl  # noqa: PLC0415
 
     text = cli_kubernetes.overlay(load_spec(env={}), "registry.example.com/team")
-    up = os.path.relpath(str(cli_kubernetes.ROOT / "k8s" / "overlays" / "default"), str(tmp_path))
+    up = os.path.relpath(str(ROOT / "k8s" / "overlays" / "default"), str(tmp_path))
     (tmp_path / "kustomization.yaml").write_text(text.replace("../overlays/default", up))
     done = subprocess.run([kubectl(), "kustomize", str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
