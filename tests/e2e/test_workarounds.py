@@ -28,14 +28,7 @@ async def main():
 asyncio.run(main())
 """
 # What each of the six stores asks of psycopg, and what a pool then does.
-THRESHOLDS = """
-import psycopg_pool
-seen = []
-construct = psycopg_pool.AsyncConnectionPool.__init__
-def __init__(self, *args, **rest):
-    construct(self, *args, **rest)
-    seen.append(self.kwargs["prepare_threshold"])
-psycopg_pool.AsyncConnectionPool.__init__ = __init__
+STORES = """
 from orcheo_backend.app.dependencies import (
     get_checkpoint_store, get_history_store, get_plugin_installation_store, get_repository)
 from orcheo_backend.app.chatkit_runtime import get_chatkit_server
@@ -43,11 +36,28 @@ from orcheo_backend.app.service_token_repository.postgres_repository import Post
 async def main():
     stores = [get_repository(), get_history_store(), get_checkpoint_store(), get_plugin_installation_store(),
               get_chatkit_server().store, PostgresServiceTokenRepository(os.environ["ORCHEO_POSTGRES_DSN"])]
-    for store in stores:
-        await store._get_pool()
-    print(seen, flush=True)
+    print([what(await store._get_pool()) for store in stores], flush=True)
     os._exit(0)  # the pools' tasks would only be waited for
 asyncio.run(main())
+"""
+THRESHOLDS = "what = lambda pool: pool.kwargs['prepare_threshold']\n" + STORES
+CHECKED = "what = lambda pool: pool._check is not None\n" + STORES
+# A pool whose four connections are cut off at once, as by a restart of the server; what its next caller sleeps.
+POOL = """
+import socket
+import psycopg_pool
+from psycopg_pool import pool as pools
+slept, sleep = [], pools.sleep
+pools.sleep = lambda seconds: (slept.append(round(seconds)), sleep(seconds / 100))
+with psycopg_pool.ConnectionPool(
+        os.environ["ORCHEO_POSTGRES_DSN"], min_size=4, check=psycopg_pool.ConnectionPool.check_connection) as pool:
+    pool.wait()
+    for conn in list(pool._pool):
+        with socket.socket(fileno=os.dup(conn.pgconn.socket)) as way:
+            way.shutdown(socket.SHUT_RDWR)
+    with pool.connection() as conn:
+        conn.execute("SELECT 1")
+    print(slept, flush=True)
 """
 
 
@@ -73,6 +83,24 @@ def test_six_stores_still_prepare_every_statement(target: ComposeTarget):
 def test_none_prepares_with_the_workaround(target: ComposeTarget):
     applied = "from orcheo_db.runtime import workarounds\nworkarounds.apply(prepared_statements=False)\n"
     assert python(target, applied + THRESHOLDS) == "[None, None, None, None, None, None]"
+
+
+def test_six_stores_still_take_connections_unchecked(target: ComposeTarget):
+    assert python(target, CHECKED) == "[False, False, False, False, False, False]"
+
+
+def test_all_are_checked_with_the_workaround(target: ComposeTarget):
+    applied = "from orcheo_db.runtime import workarounds\nworkarounds.apply(prepared_statements=True)\n"
+    assert python(target, applied + CHECKED) == "[True, True, True, True, True, True]"
+
+
+def test_a_pool_still_sleeps_between_broken_connections(target: ComposeTarget):
+    assert python(target, POOL) == "[0, 1, 2, 4]"
+
+
+def test_a_pool_throws_broken_connections_away_at_once_with_the_workaround(target: ComposeTarget):
+    applied = "from orcheo_db.runtime import workarounds\nworkarounds.apply(prepared_statements=True)\n"
+    assert python(target, applied + POOL) == "[0]"
 
 
 POOLER = {
@@ -116,7 +144,10 @@ def test_behind_a_pooler_that_takes_no_prepared_statements(app: Installation, ap
         app.ok("up")
 
 
-@pytest.mark.parametrize("workaround", [workarounds.AGENTENSOR, workarounds.PREPARED])
+@pytest.mark.parametrize(
+    "workaround", [workarounds.AGENTENSOR, workarounds.CHECKS, workarounds.POOLS, workarounds.PREPARED]
+)
 def test_the_default_release_is_one_that_was_looked_at(target: ComposeTarget, workaround):
     """A new default pair is not silently left without its workarounds."""
-    assert workaround.concerns(target.spec.versions.orcheo_backend)
+    release = f"from importlib import metadata\nprint(metadata.version({workaround.package!r}))"
+    assert workaround.concerns(python(target, release))

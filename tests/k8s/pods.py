@@ -115,14 +115,14 @@ class Cluster:
 
     documents: list[dict[str, Any]]
     base: Path
-    name: str = "orcheo-db-test-pods"
+    name: str = field(default_factory=lambda: f"orcheo-db-test-pods-{os.getpid()}")
     namespace: str = "orcheo"
     objects: dict[str, dict[str, dict[str, Any]]] = field(default_factory=lambda: {"secrets": {}, "configmaps": {}})
     pods: dict[str, Pod] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.authority = Authority.create()
-        self.memory = MEMORY / f"{self.name}-{os.getpid()}"
+        self.memory = MEMORY / self.name
         self.memory.mkdir()
         self.network = docker.from_env().networks.create(self.name)
         self.network.reload()

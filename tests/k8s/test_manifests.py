@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -241,3 +242,41 @@ def test_another_version_is_another_init_job(tmp_path: Path):
     assert len(names) == 2
     sizes = {kubernetes.init_job(spec, size)["metadata"]["name"] for size in spec.sizes.values()}
     assert len(sizes) == 1
+
+
+@pytest.mark.parametrize("documents", ["external-database"], indirect=True)
+def test_an_external_servers_pooler_is_configured_by_its_init_container(documents: list[Document], tmp_path: Path):
+    """The command itself, on files as the pod has them."""
+    (deployment,) = [each for each in documents if each["kind"] == "Deployment"]
+    (init,) = deployment["spec"]["template"]["spec"]["initContainers"]
+    (conf,) = [each["data"] for each in documents if each["metadata"]["name"].startswith("orcheo-db-conf-pgbouncer-")]
+    given = {
+        "given": {"verifiers.txt": '"orcheo_app_a" "SCRAM"', "userlist.txt": '"pgbouncer" "x"', "server.key": "key"},
+        "given-external": {"host": "db.example.com", "port": "5433", "server-ca.crt": "authority"},
+        "given-conf": conf,
+        "made": {},
+        "run/orcheo-db/secrets": {},
+    }
+    for directory, files in given.items():
+        (tmp_path / directory).mkdir(parents=True)
+        for name, text in files.items():
+            (tmp_path / directory / name).write_text(text)
+    script = init["command"][2]
+    for mount in init["volumeMounts"]:
+        script = re.sub(rf"(?<![\w-]){re.escape(mount['mountPath'])}/", f"{tmp_path}{mount['mountPath']}/", script)
+    script = script.replace(
+        f"#server_tls_ca_file = {tmp_path}", "#server_tls_ca_file = "
+    )  # a path inside the container
+    done = subprocess.run(["sh", "-ec", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    made = (tmp_path / "made" / "pgbouncer.ini").read_text()
+    assert "\norcheo = host=db.example.com port=5433 dbname=orcheo" in made and "host=postgres" not in made
+    assert "\nserver_tls_ca_file = /run/orcheo-db/secrets/server-ca.crt\n" in made and not re.search(
+        r"^auth_(query|user|dbname) ", made, re.M
+    )
+    assert (tmp_path / "run/orcheo-db/secrets/userlist.txt").read_text() == '"orcheo_app_a" "SCRAM"'
+    (job,) = [each for each in documents if each["kind"] == "Job" and each["metadata"]["name"].startswith("init-")]
+    environment = {each["name"]: each["value"] for each in job["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert environment["ORCHEO_DB_ADMIN_DSN"] == "in-file" and environment["ORCHEO_DB_MANAGED"] == "0"
+    kinds = {named(each) for each in documents}
+    assert not {name for name in kinds if name.startswith(("StatefulSet/", "CronJob/"))}

@@ -1,32 +1,38 @@
-"""The default overlay's pods, as containers: from nothing to a served app, a drill, crashes; in an order that is the worst for each."""
+"""The pods of overlay dev (the default one's and the app's), as containers: from nothing to a served app, a drill, crashes; in an order that is
+the worst for each.
+"""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
+from orcheo_db import app_secrets
 from orcheo_db.cluster import secrets
 from orcheo_db.host import ensure_docker
 from orcheo_db.images import ensure_images
 from orcheo_db.secrets import Store
 from orcheo_db.spec import load_spec
 from tests.conftest import ROOT
+from tests.k8s.conftest import kustomize
 from tests.k8s.pods import Cluster
 
 pytestmark = pytest.mark.disruptive
 
 
 @pytest.fixture(scope="module")
-def cluster(default: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     ensure_docker(install=True)
     ensure_images(load_spec(env={}), ROOT, tmp_path_factory.mktemp("logs"))
-    found = Cluster(default, tmp_path_factory.mktemp("cluster"))
+    # The default overlay, and the app beside it.
+    found = Cluster(kustomize(ROOT / "k8s" / "overlays" / "dev"), tmp_path_factory.mktemp("cluster"))
     yield found
     found.close()
 
@@ -117,6 +123,29 @@ def test_files_are_the_services_own_and_nothing_else_can_be_written(cluster: Clu
     # Who reads the cluster for backups can't write there, and who takes WAL has no backups.
     assert cluster.pods["postgres-0"].run("pgbackrest", "touch", "/var/lib/postgresql/probe").returncode != 0
     assert cluster.pods["backup-0"].run("archive", "ls", "/var/lib/orcheo-backup/backup").returncode != 0
+
+
+def test_the_app_serves(cluster: Cluster, store: Store):
+    """A workspace by its API, which a worker and a scheduler beside it are ready for."""
+    apps = [cluster.start("StatefulSet", "redis"), cluster.start("StatefulSet", "backend")]
+    apps += [cluster.start("Deployment", name) for name in ("worker", "beat")]
+    for pod in apps:
+        pod.ready(240)
+    request = urllib.request.Request(
+        f"http://{cluster.pods['backend-0'].address()}:8000/api/workspaces",
+        data=json.dumps({"slug": "home", "name": "Home"}).encode(),
+        headers={
+            "Authorization": f"Bearer {app_secrets.read(store, app_secrets.BOOTSTRAP_TOKEN)}",
+            "Content-Type": "application/json",
+        },
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert answer.status in (200, 201)
+    with connect(cluster, store) as conn:
+        assert conn.execute("SELECT slug FROM workspaces").fetchall() == [("home",)]
+    for pod in apps:
+        assert pod.run(next(iter(pod.containers)), "touch", "/usr/probe").returncode != 0
+        cluster.pods.pop(pod.name).remove()
 
 
 @pytest.mark.parametrize("name", ["backup-incremental", "backup-logical", "drill"])

@@ -72,18 +72,17 @@ def test_release_numbers_sort() -> None:
 
 def test_what_is_applied_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     applied: list[str] = []
-    for name in ("AGENTENSOR", "PREPARED"):
+    for name in ("AGENTENSOR", "CHECKS", "POOLS", "PREPARED"):
         patched = dataclasses.replace(getattr(workarounds, name), apply=lambda name=name: applied.append(name))
         monkeypatch.setattr(workarounds, name, patched)
-    monkeypatch.setattr("importlib.metadata.version", lambda _: "0.39.0")
-    assert len(workarounds.apply(prepared_statements=True)) == 1 and applied == ["AGENTENSOR"]
-    assert len(workarounds.apply(prepared_statements=False)) == 2 and applied == [
-        "AGENTENSOR",
-        "AGENTENSOR",
-        "PREPARED",
-    ]
-    monkeypatch.setattr("importlib.metadata.version", lambda _: "0.41.0")
-    assert "not applied" in workarounds.apply(prepared_statements=True)[0] and len(applied) == 3
+    monkeypatch.setattr("importlib.metadata.version", {"orcheo-backend": "0.39.0", "psycopg-pool": "3.3.3"}.get)
+    assert len(workarounds.apply(prepared_statements=True)) == 3 and applied == ["AGENTENSOR", "CHECKS", "POOLS"]
+    applied.clear()
+    assert len(workarounds.apply(prepared_statements=False)) == 4 and applied[3:] == ["PREPARED"]
+    applied.clear()
+    monkeypatch.setattr("importlib.metadata.version", {"orcheo-backend": "0.41.0", "psycopg-pool": "3.4.0"}.get)
+    said = workarounds.apply(prepared_statements=True)
+    assert len(said) == 3 and all("not applied" in line for line in said) and applied == []
 
 
 def test_a_workers_heartbeat_grows_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,46 @@ def _unprepared(pool: Any) -> None:
     pool.__init__ = __init__
 
 
+def _checked_pools() -> None:
+    pools = importlib.import_module("psycopg_pool")
+    for pool in (pools.AsyncConnectionPool, pools.ConnectionPool):
+        _checked(pool)
+
+
+def _checked(pool: Any) -> None:
+    construct = pool.__init__
+
+    def __init__(self: Any, *args: Any, check: Any = None, **rest: Any) -> None:
+        construct(self, *args, check=check or pool.check_connection, **rest)
+
+    pool.__init__ = __init__
+
+
+def _drain_at_the_first_broken() -> None:
+    pools = importlib.import_module("psycopg_pool")
+    checks, later = pools.ConnectionPool._check_connection, pools.AsyncConnectionPool._check_connection
+
+    # Those made after the last drain only: others that are broken too were thrown away with the first.
+    def _check_connection(self: Any, conn: Any) -> None:
+        try:
+            checks(self, conn)
+        except Exception:
+            if conn.closed and conn._created_at > self._drained_at:
+                self.drain()
+            raise
+
+    async def _check_connection_later(self: Any, conn: Any) -> None:
+        try:
+            await later(self, conn)
+        except Exception:
+            if conn.closed and conn._created_at > self._drained_at:
+                await self.drain()
+            raise
+
+    pools.ConnectionPool._check_connection = _check_connection
+    pools.AsyncConnectionPool._check_connection = _check_connection_later
+
+
 AGENTENSOR = Workaround(
     name="agentensor-deadlock",
     package="orcheo-backend",
@@ -103,6 +143,25 @@ PREPARED = Workaround(
     " prepared statements every request ends in DuplicatePreparedStatement or InvalidSqlStatementName",
     apply=_no_prepared_statements,
 )
+CHECKS = Workaround(
+    name="unchecked-pools",
+    package="orcheo-backend",
+    first="0.16.0",
+    last="0.39.0",
+    defect="the pools of six stores (repository, history, agentensor, plugins, ChatKit, service tokens) hand out connections that are broken:"
+    " after a restart of PgBouncer or PostgreSQL each of them (up to 20 a store) costs some later request a 500, however long after",
+    apply=_checked_pools,
+)
+POOLS = Workaround(
+    name="pools-backoff",
+    package="psycopg-pool",
+    first="3.3.0",  # before it there is no drain(); the defect is of 3.2.1
+    last="3.3.3",
+    defect="a checked pool whose connections are all broken (PgBouncer or PostgreSQL was restarted) throws them away one by one, with 0, 1, 2, 4,"
+    " 8, 16 s of sleep in between although the server has long been back: with six of them a caller waits its whole 30 s and gets an error, and"
+    " two of Orcheo's stores call their pool on the event loop, so that the whole API waits with them (measured: 4 to 10 s after a restart of 0.7 s)",
+    apply=_drain_at_the_first_broken,
+)
 
 
 def apply(*, prepared_statements: bool) -> list[str]:
@@ -112,7 +171,7 @@ def apply(*, prepared_statements: bool) -> list[str]:
         prepared_statements: whether the pooler takes them; then the app may go on using them, for they are faster.
     """
     lines = []
-    for workaround in (AGENTENSOR, PLUGINS, *(() if prepared_statements else (PREPARED,))):
+    for workaround in (AGENTENSOR, PLUGINS, CHECKS, POOLS, *(() if prepared_statements else (PREPARED,))):
         release = metadata.version(workaround.package)
         if workaround.concerns(release):
             workaround.apply()

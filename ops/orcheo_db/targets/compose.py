@@ -165,7 +165,10 @@ class ComposeTarget(Target):
         return container
 
     def restart(self, service: str) -> None:
-        self._running(service).restart(timeout=120)
+        container = self._running(service)
+        container.restart(
+            timeout=container.attrs["Config"].get("StopTimeout", 10)
+        )  # its stop_grace_period; Docker's own default
 
     def kill(self, service: str) -> None:
         container = self._running(service)
