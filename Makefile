@@ -15,7 +15,7 @@ export ORCHEO_DB_WITH := $(or $(WITH),$(ORCHEO_DB_WITH))
 ORCHEO_DB := .venv/bin/orcheo-db --target $(TARGET) $(if $(SIZE),--size $(SIZE))
 PYTEST := .venv/bin/pytest
 
-.PHONY: help venv up down destroy status dsn psql bootstrap doctor backup restore drill migrate bench-search bench-backup bench-migrate images k8s-images k8s-load render test test-faults test-unit lint lock
+.PHONY: help venv up down destroy status dsn psql bootstrap doctor backup restore drill migrate bench-search bench-backup bench-migrate images k8s-images k8s-load k8s-bucket render test test-faults test-k8s test-unit lint lock
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -79,6 +79,9 @@ k8s-images: venv ## push the images to REGISTRY=... and write the overlay k8s/lo
 k8s-load: venv ## load the images into a cluster of this machine [CLUSTER=kind|k3s|containerd]
 	@$(ORCHEO_DB) kubernetes load --cluster "$(or $(CLUSTER),kind)"
 
+k8s-bucket: venv ## print the Secret of component s3-backup, for `| kubectl apply -f -` (CREDENTIALS=second.toml)
+	@$(ORCHEO_DB) kubernetes bucket --credentials "$(CREDENTIALS)"
+
 render: venv ## write the configuration files from ops/spec.toml
 	@$(ORCHEO_DB) render
 
@@ -87,6 +90,9 @@ test: venv ## run every test (prepares Docker and images itself)
 
 test-faults: venv ## break the backups in every way that the tests know (some ten minutes)
 	@$(PYTEST) --faults tests/compose
+
+test-k8s: venv ## the whole way on a real cluster: the current kubeconfig context, a namespace of its own (load the images first)
+	@$(PYTEST) --live -rs tests/k8s/test_live.py
 
 test-unit: venv ## run the tests that need no Docker
 	@$(PYTEST) tests/unit

@@ -19,10 +19,12 @@ from typing import Any
 
 import pytest
 
+from orcheo_db.command import Context
 from orcheo_db.host import ensure_docker
 from orcheo_db.preflight import state_directory
 from orcheo_db.secrets import Store
 from orcheo_db.spec import load_spec
+from orcheo_db.targets.base import Target
 from orcheo_db.targets.compose import ComposeTarget
 from orcheo_db.targets.external import ExternalTarget
 
@@ -38,18 +40,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="verify the running stack of the spec; no disruptive tests, nothing is started",
     )
     parser.addoption(
-        "--verify-target", choices=["compose", "external"], default="compose", help="the target of --existing"
+        "--verify-target",
+        choices=["compose", "external", "kubernetes"],
+        default="compose",
+        help="the target of --existing",
     )
     parser.addoption("--faults", action="store_true", help="run the long fault matrix of the backups, and nothing else")
+    parser.addoption(
+        "--live",
+        nargs="?",
+        const="cluster",
+        choices=["cluster", "pods"],
+        help="run the tests of a live Kubernetes cluster (the current context), and nothing else; pods: rehearse them on"
+        " containers of this machine",
+    )
     parser.addoption("--keep", action="store_true", help="leave the test stack running at the end")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    wanted = bool(config.getoption("--faults"))
-    other = [item for item in items if (item.get_closest_marker("faults") is not None) != wanted]
-    if other:
-        config.hook.pytest_deselected(items=other)
-        items[:] = [item for item in items if item not in set(other)]
+    for marker in ("faults", "live"):
+        wanted = bool(config.getoption(f"--{marker}"))
+        other = {item for item in items if (item.get_closest_marker(marker) is not None) != wanted}
+        if other:
+            config.hook.pytest_deselected(items=list(other))
+            items[:] = [item for item in items if item not in other]
     # Unit tests first: a wrong constant should not cost a stack. Disruptive ones last: the others may share the stack.
     # The app last, because it joins the session's stack; all of one way to the database before the other.
     order = {"unit": 0, "verify": 1, "compose": 2, "external": 3}
@@ -102,6 +116,7 @@ class Installation:
     state: Path
     kind: str = "compose"
     extra: dict[str, str] = field(default_factory=dict)
+    _place: Target | None = None
 
     @property
     def env(self) -> dict[str, str]:
@@ -134,6 +149,18 @@ class Installation:
         spec = load_spec(env={**self.env, **Store(self.state).choices(), **{k: v for k, v in self.extra.items() if v}})
         kind = ComposeTarget if self.kind == "compose" else ExternalTarget
         return kind(spec, spec.size(None), Store(self.state))
+
+    def place(self) -> Target:
+        """The target, whatever it is."""
+        if self.kind != "kubernetes":
+            return self.target()
+        if self._place is not None:  # it has forwarded ports
+            return self._place
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.env.items():
+                patch.setenv(name, value)
+            self._place = Context("kubernetes", None, as_json=False).cluster()
+        return self._place
 
     def destroy(self) -> None:
         assert self.run("destroy", "--confirm", "yes").code == 0
@@ -191,6 +218,7 @@ def installation(
     if request.config.getoption("--existing"):
         spec, kind = load_spec(env=os.environ), request.config.getoption("--verify-target")
         project = spec.stack.project if kind == "compose" else f"{spec.stack.project}-{kind}"
+        # A cluster's state directory is found by its context and namespace.
         yield Installation(spec.stack.project, spec.stack.port, state_directory(ROOT, project), kind=kind)
         return
     own = Installation(TEST_PROJECT, free_port(), ROOT / "compose" / ".state" / TEST_PROJECT)
@@ -206,5 +234,5 @@ def installation(
 
 
 @pytest.fixture
-def target(installation: Installation) -> ComposeTarget:
-    return installation.target()
+def target(installation: Installation) -> Target:
+    return installation.place()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from typing import Any
 
 from docker.models.containers import Container
@@ -14,11 +13,11 @@ from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.images import LABEL
 from orcheo_db.lifecycle_steps import HEALTHY_SECONDS, last_line, launch, start, wait_until_healthy
 from orcheo_db.targets import app, mounts
+from orcheo_db.targets.base import Target
 from orcheo_db.targets.compose import ComposeTarget
 
 PROCESSES = ("backend", "worker", "beat")
 STOP_SECONDS = 120  # as compose/app.yaml: a worker finishes its run
-JOB_MEMORY = "1g"  # as the init job's: it imports the app
 ACCEPT_VARIABLE = "ORCHEO_DB_ACCEPT_UNREADABLE_CREDENTIALS"
 
 
@@ -105,7 +104,7 @@ def check_vault_key(target: ComposeTarget, accept_unreadable: int | None = None)
     return []
 
 
-def count_credentials(target: ComposeTarget, key: str) -> dict[str, int]:
+def count_credentials(target: Target, key: str) -> dict[str, int]:
     """How many credentials there are and how many of them `key` does not open, by the app's own cipher in a container.
 
     Raises:
@@ -119,28 +118,21 @@ def count_credentials(target: ComposeTarget, key: str) -> dict[str, int]:
     return found
 
 
-def one_off(target: ComposeTarget, argv: list[str], told: str) -> str:
-    """Run a command in a throw-away container of the `orcheo` image on the clients' network; returns its stdout.
-
-    What it is told comes on stdin: no secret is in its command line, environment or files.
+def one_off(target: Target, argv: list[str], told: str) -> str:
+    """Run a command in a throw-away container of the `orcheo` image; returns its stdout.
 
     Raises:
         CheckFailed: it failed; with its last line.
     """
-    command = [
-        "docker", "run", "--rm", "--interactive", f"--network={target.project}_clients", "--read-only", "--cap-drop=ALL",
-        "--tmpfs=/tmp:mode=1777,size=64m", "--security-opt=no-new-privileges:true", f"--memory={JOB_MEMORY}",
-        target.tags["orcheo"], *argv,
-    ]  # fmt: skip
-    done = subprocess.run(command, input=told, capture_output=True, text=True)
-    if done.returncode != 0:
+    done = target.one_off(argv, told)
+    if done.code != 0:
         raise CheckFailed(f"{' '.join(argv)} failed: {last_line(done.stderr)}")
     return done.stdout
 
 
-def access(target: ComposeTarget) -> dict[str, Any]:
+def access(target: Target) -> dict[str, Any]:
     """How to call the API: its address, where the token lies, and a command to try."""
-    url = f"http://127.0.0.1:{target.spec.app.port}"
+    url = target.app_url()
     token = app_secrets.path(target.store, app_secrets.BOOTSTRAP_TOKEN)
     return {
         "url": url,

@@ -12,7 +12,9 @@ from orcheo_db.errors import CheckFailed, UserError, refused
 from orcheo_db.lifecycle_steps import HEALTHY_SECONDS, last_line, wait_until_healthy
 from orcheo_db.lifecycle_steps import launch as launch_services
 from orcheo_db.targets import backup
+from orcheo_db.targets.base import Target
 from orcheo_db.targets.compose import ComposeTarget
+from orcheo_db.targets.kubectl import without_end
 
 STOP_SECONDS = 30  # as compose/backup.yaml: what runs is repeated at the next start
 PROGRAM = ("python", "-m", "orcheo_db.backup")  # in the backup image
@@ -65,7 +67,7 @@ def stop_unwanted(target: ComposeTarget) -> list[str]:
     return done
 
 
-def service_of(target: ComposeTarget, repository: str) -> str:
+def service_of(target: Target, repository: str) -> str:
     """The service that has a repository: "first" or "second".
 
     Raises:
@@ -80,7 +82,7 @@ def service_of(target: ComposeTarget, repository: str) -> str:
     return backup.SECOND
 
 
-def ask(target: ComposeTarget, *arguments: str, repository: str = "first") -> Any:
+def ask(target: Target, *arguments: str, repository: str = "first") -> Any:
     """Run an operation in the service that has the repository and return its answer.
 
     Raises:
@@ -92,19 +94,16 @@ def ask(target: ComposeTarget, *arguments: str, repository: str = "first") -> An
     return json.loads(result.stdout)
 
 
-def no_backups(target: ComposeTarget) -> str:
+def no_backups(target: Target) -> str:
     """Why there are none."""
     if not target.managed_server:
         return f"target {target.name} has no backups of this toolkit: whoever runs that server backs it up (RDS, Cloud SQL: automated backups)"
     return "backups are off ([backup] enabled = false in ops/spec.toml): set it to true and run `make render up`"
 
 
-def stream(target: ComposeTarget, arguments: Sequence[str], repository: str = "first") -> Any:
+def stream(target: Target, arguments: Sequence[str], repository: str = "first") -> Any:
     """As `ask`, with the service's progress lines shown while it works."""
-    container = target.container(service_of(target, repository))
-    if container is None or container.status != "running":
-        return ask(target, *arguments, repository=repository)  # says what is wrong
-    argv = ["docker", "exec", str(container.id), *PROGRAM, *arguments]
+    argv = [*target.inside(service_of(target, repository)), *PROGRAM, *arguments]
     with step("Working") as bar, subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         words = follow(process, bar)
         assert process.stdout is not None
@@ -119,13 +118,13 @@ def follow(process: subprocess.Popen[bytes], bar: Step) -> str:
     assert process.stderr is not None
     words = ""
     for line in process.stderr:
-        if text := line.decode(errors="replace").strip():
+        if text := without_end(line.decode(errors="replace")).strip():
             words = text.removeprefix(SAYS)
             bar.update(0, 0, words)
     return words
 
 
-def summary(target: ComposeTarget) -> dict[str, Any]:
+def summary(target: Target) -> dict[str, Any]:
     """One line about the backups for `status`, and what it is made of; never an error: status is asked when things are broken."""
     if not target.with_backup:
         return {"ok": None, "said": "off" if target.managed_server else "not this toolkit's"}

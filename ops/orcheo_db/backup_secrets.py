@@ -131,7 +131,15 @@ def credentials(store: Store, kind: str) -> dict[str, str]:
     Raises:
         UserError: second.toml is missing, readable by others, or has not what that type needs.
     """
-    file = path(store, SECOND)
+    return read_credentials(path(store, SECOND), kind)
+
+
+def read_credentials(file: Path, kind: str) -> dict[str, str]:
+    """The credentials of a bucket, checked; `kind` is the spec's type.
+
+    Raises:
+        UserError: the file is missing, readable by others, or has not what that type needs.
+    """
     needed, more = CREDENTIALS[kind]
     example = ", ".join(f'{name} = "…"' for name in needed)
     if not file.is_file():

@@ -6,6 +6,7 @@ the answer is no; 2 wrong input or a missing prerequisite, in one line.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -23,7 +24,7 @@ from orcheo_db.cli_backup import backup_group, drill_command, restore_command
 from orcheo_db.cli_kubernetes import kubernetes_group
 from orcheo_db.cli_people import migrate_group
 from orcheo_db.cli_upgrade import upgrade_app_
-from orcheo_db.command import TARGETS, Context, Group, pass_context, running
+from orcheo_db.command import NAMESPACE, TARGETS, Context, Group, pass_context, running
 from orcheo_db.console import err, out, say
 from orcheo_db.doctor import diagnose
 from orcheo_db.errors import CheckFailed, UserError
@@ -33,25 +34,42 @@ from orcheo_db.search.command import search_command
 from orcheo_db.secrets import ROLES
 from orcheo_db.shell import open_psql
 from orcheo_db.spec import STORAGE_KINDS, load_spec
+from orcheo_db.targets.base import Target
 from orcheo_db.targets.compose import ROOT, ComposeTarget
+from orcheo_db.targets.kubernetes import KubernetesTarget
 from orcheo_db.tuning import machine_size, pgbouncer_settings, pool_arithmetic, postgresql_settings
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
     "--target",
-    type=click.Choice(sorted(TARGETS)),
+    type=click.Choice(TARGETS),
     default="compose",
     show_default=True,
     help="Where the tier runs.",
 )
 @click.option("--size", metavar="SIZE", help="A size of ops/spec.toml (default: the spec's own).")
+@click.option("--namespace", metavar="NAME", help=f"Target kubernetes: its namespace (default: {NAMESPACE}).")
+@click.option(
+    "--context",
+    "kube_context",
+    metavar="NAME",
+    help="Target kubernetes: a context of the kubeconfig (default: the current one).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else there.")
 @click.version_option(__version__, prog_name="orcheo-db")
 @click.pass_context
-def cli(context: click.Context, target: str, size: str | None, as_json: bool) -> None:
+def cli(
+    context: click.Context,
+    target: str,
+    size: str | None,
+    namespace: str | None,
+    kube_context: str | None,
+    as_json: bool,
+) -> None:
     """Production PostgreSQL for Orcheo: one spec, every target."""
     context.obj = Context(target, size, as_json)
+    context.obj.namespace, context.obj.kube_context = namespace, kube_context
     running.append(context.obj)
 
 
@@ -170,7 +188,7 @@ def render_(context: Context, check: bool) -> None:
 @pass_context
 def images(context: Context, install_docker: str) -> None:
     """Build the images that are missing or out of date."""
-    target = context.target()
+    target = context.stack()
     done = ensure_docker(install=install_docker == "yes")
     done += ensure_images(target.spec, ROOT, target.store.path / "logs")
     context.print({"done": done, "images": target.tags}, "\n".join(done) or "All images are up to date.")
@@ -192,7 +210,7 @@ def up(context: Context, install_docker: str, new_secrets: bool, confirm: str | 
     """Bring the database tier up; changes nothing where everything is as wanted."""
     if parts:
         os.environ["ORCHEO_DB_WITH"] = parts
-    target = context.target()
+    target = context.stack()
     stale = _stale()
     if stale:
         raise UserError(
@@ -237,20 +255,22 @@ def up(context: Context, install_docker: str, new_secrets: bool, confirm: str | 
     out.print(target.dsn(), markup=False)
 
 
-def _print_services(target: ComposeTarget) -> None:
+def _print_services(target: Target) -> None:
     table = Table(box=None, pad_edge=False)
     for title in ("service", "state", "health", "since (UTC)", "image"):
         table.add_column(title)
     for state in target.services():
         table.add_row(state.name, state.state, state.health, state.since, state.image)
     err.print(table)
+    if not isinstance(target, ComposeTarget):
+        return
     end = target.pooler()
     say(
         f"PgBouncer listens on {target.spec.stack.bind_address}:{end.port} (TLS required, verify with {target.ca_file()})"
     )
 
 
-def _print_access(target: ComposeTarget) -> None:
+def _print_access(target: Target) -> None:
     if not target.with_app:
         return
     found = app_lifecycle.access(target)
@@ -264,7 +284,7 @@ def _print_access(target: ComposeTarget) -> None:
 @pass_context
 def down(context: Context) -> None:
     """Stop the tier; data, secrets and images stay."""
-    target = context.target()
+    target = context.stack()
     stopped = removal.down(target)
     kept = (
         f"Kept: volume {target.volume}, {target.store.path}."
@@ -279,7 +299,7 @@ def down(context: Context) -> None:
 @pass_context
 def destroy(context: Context, confirm: str | None) -> None:
     """Remove the tier with its data volume and its secrets, after naming them."""
-    target = context.target()
+    target = context.stack()
     names = removal.doomed(target)
     if not names:
         context.print({"removed": []}, f"Nothing of project {target.project} is here.")
@@ -322,11 +342,26 @@ def status(context: Context) -> None:
 @cli.command()
 @click.option("--role", type=click.Choice(ROLES), help="Default: the app's login in use.")
 @click.option("--direct", is_flag=True, help="To PostgreSQL itself, not through PgBouncer.")
+@click.option(
+    "--forward",
+    is_flag=True,
+    help="Target kubernetes: one for this machine, by a port that is forwarded while this runs.",
+)
 @pass_context
-def dsn(context: Context, role: str | None, direct: bool) -> None:
+def dsn(context: Context, role: str | None, direct: bool, forward: bool) -> None:
     """Print the DSN that an app uses (contains its password)."""
-    value = context.target().dsn(role, direct=direct)
+    target = context.target()
+    if not forward:
+        value = target.client_dsn(role, direct=direct)
+        context.print({"dsn": value}, value)
+        return
+    if not isinstance(target, KubernetesTarget):
+        raise UserError("--forward is for target kubernetes: here the port is published already")
+    value = target.dsn(role, direct=direct)
     context.print({"dsn": value}, value)
+    say("It leads through kubectl port-forward for as long as this runs: end it with Ctrl-C.")
+    with contextlib.suppress(KeyboardInterrupt):
+        target.kubectl.hold()
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})
@@ -343,7 +378,7 @@ def psql(context: Context, role: str | None, direct: bool, arguments: tuple[str,
 @pass_context
 def bootstrap(context: Context) -> None:
     """Run the init job again: roles, grants, extensions and the app's own schema."""
-    target = context.target()
+    target = context.stack()
     target.store.installation_id()  # says so where there is none
     with lifecycle.exclusive(target.store):
         summary = lifecycle.init(target, force=True)

@@ -8,11 +8,12 @@ from typing import Any
 import click
 from rich.table import Table
 
-from orcheo_db import restore as restoring
+from orcheo_db import job_kubernetes, restore, restore_kubernetes
 from orcheo_db.backup_lifecycle import ask, service_of, stream
 from orcheo_db.command import Command, Context, Group, pass_context
 from orcheo_db.console import out, say
 from orcheo_db.errors import CheckFailed, UserError
+from orcheo_db.targets.kubernetes import KubernetesTarget
 
 TYPES = ("full", "differential", "incremental", "logical")
 on_repository = click.option(
@@ -37,7 +38,11 @@ def backup_run(context: Context, /, kind: str, repository: str) -> None:
     """Make a backup now."""
     if kind == "logical" and repository == "second":
         raise UserError("logical copies lie in the first repository: the second one has physical backups")
-    made = stream(context.target(), ["run", "--type", kind], repository)
+    target = context.target()
+    if kind == "logical" and isinstance(target, KubernetesTarget):
+        made = job_kubernetes.run(target, "backup-logical")
+    else:
+        made = stream(target, ["run", "--type", kind], repository)
     if kind == "logical":
         text = f"Logical copy {made['label']}: {made['rows']} rows, {_size(made['stored_bytes'])} stored, {made['seconds']} s; restored and compared in {made['restored_seconds']} s."
         context.print(made, text)
@@ -173,7 +178,11 @@ def drill_command(context: Context, /, switch: bool, page: Path | None, reposito
         page.write_text(result.stdout, encoding="utf-8")
         context.print({"page": str(page)}, f"{page} is written.")
         return
-    done = stream(target, ["drill", *(["--switch"] if switch else [])], repository)
+    options = ["--switch"] if switch else []
+    if isinstance(target, KubernetesTarget):
+        done = job_kubernetes.run(target, "drill" if repository == "first" else "drill-second", options)
+    else:
+        done = stream(target, ["drill", *options], repository)
     record = done["record"]
     context.print(record, done["report"])
     if record["result"] != "pass":
@@ -214,8 +223,12 @@ def restore_command(  # noqa: PLR0913, PLR0917 - click passes each option by its
             raise UserError(
                 f"volume {unwanted} and the cluster in it would be removed for ever: confirm with --confirm {unwanted}"
             )
-        done = restoring.remove(target, unwanted)
-        context.print(done, f"Volume {unwanted} is removed.")
+        done = (
+            restore_kubernetes.remove(target, unwanted)
+            if isinstance(target, KubernetesTarget)
+            else restore.remove(context.stack(), unwanted)
+        )
+        context.print(done, f"{unwanted} is removed.")
         return
     if (swap or use) and confirm not in ("yes", target.project):
         what = use or "the restored one"
@@ -223,7 +236,11 @@ def restore_command(  # noqa: PLR0913, PLR0917 - click passes each option by its
             f"PostgreSQL would be restarted on another volume ({what}; {target.volume} is kept): confirm with --confirm {target.project}"
         )
     if use is not None:
-        done = restoring.put_in_place(target, use)
+        done = (
+            restore_kubernetes.put_in_place(target, use)
+            if isinstance(target, KubernetesTarget)
+            else restore.put_in_place(context.stack(), use)
+        )
         context.print(
             done, f"PostgreSQL runs on {done['in_place']}" + (f"; {done['kept']} is kept." if done["kept"] else ".")
         )
@@ -241,13 +258,18 @@ def restore_command(  # noqa: PLR0913, PLR0917 - click passes each option by its
         "--where": where,
     }
     options = [f"{name}={value}" for name, value in given.items() if value is not None]
-    done = restoring.restore(target, options, swap=swap, table=table, out=file, repository=repository)
+    if isinstance(target, KubernetesTarget):
+        done = restore_kubernetes.restore(target, options, swap=swap, table=table, out=file, repository=repository)
+    else:
+        done = restore.restore(context.stack(), options, swap=swap, table=table, out=file, repository=repository)
     context.print(done, None)
     if context.as_json:
         return
     say(
         f"Restored {done['target']} from backup {done['backup']}: {_size(done['bytes'])}, {done['tables']} tables, RTO {done['rto_seconds']} s."
     )
+    in_cluster = isinstance(target, KubernetesTarget)
+    kind, program = ("directory", "orcheo-db --target kubernetes") if in_cluster else ("volume", "orcheo-db")
     if done["recovered_to"]:
         say(f"Its last transaction is of {done['recovered_to']}.")
     if table:
@@ -255,12 +277,12 @@ def restore_command(  # noqa: PLR0913, PLR0917 - click passes each option by its
     elif swap:
         kept = done["kept"]
         back = (
-            f"; {kept} is kept (to go back: orcheo-db restore --use {kept} --confirm {target.project})" if kept else ""
+            f"; {kept} is kept (to go back: {program} restore --use {kept} --confirm {target.project})" if kept else ""
         )
         say(f"PostgreSQL runs on {done['in_place']}{back}.")
     else:
         say(
-            f"It is in volume {done['volume']}, beside the running one. To put it in place: orcheo-db restore --use {done['volume']} --confirm {target.project}"
+            f"It is in {kind} {done['volume']}, beside the running one. To put it in place: {program} restore --use {done['volume']} --confirm {target.project}"
         )
 
 

@@ -10,13 +10,16 @@ from pathlib import Path
 import click
 import yaml
 
+from orcheo_db.backup_secrets import read_credentials
 from orcheo_db.command import Context, Group, pass_context
 from orcheo_db.console import say
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.host import ensure_docker
 from orcheo_db.images import ensure_images
+from orcheo_db.render.kubernetes import bucket_secret
 from orcheo_db.render.kubernetes import images as tags
 from orcheo_db.spec import Spec
+from orcheo_db.targets.backup import bucket_of
 from orcheo_db.targets.compose import ROOT
 
 # How each kind of cluster takes images from a tar on its standard input (`docker save`); kind reads Docker's own images by name.
@@ -35,7 +38,7 @@ def kubernetes_group() -> None:
 
 def _built(context: Context) -> list[str]:
     """Every image, built where it is missing or out of date; their references."""
-    target = context.target()
+    target = context.stack()
     ensure_docker(install=False)
     ensure_images(target.spec, ROOT, target.store.path / "logs")
     return list(target.spec.image_tags().values())
@@ -87,6 +90,32 @@ def images_(context: Context, /, registry: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(wanted, encoding="utf-8")
     context.print({"registry": registry, "overlay": str(OWN)}, f"Pushed. Now: kubectl apply -k {OWN}")
+
+
+@kubernetes_group.command("bucket")
+@click.option(
+    "--credentials",
+    "file",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The bucket's credentials: second.toml, as on Compose (README, Backups).",
+)
+@pass_context
+def bucket_(context: Context, /, file: Path) -> None:
+    """Print Secret orcheo-db-bucket for component s3-backup, from [backup.second] of the spec: pipe it into kubectl apply."""
+    spec = context.spec()
+    where = spec.backup.second
+    if where.type == "none":
+        raise UserError(
+            "ops/spec.toml has no second repository ([backup.second] type = none): say there where the bucket is"
+        )
+    options, files = bucket_of(where, read_credentials(file.expanduser(), where.type))
+    text = "[global]\n" + "".join(f"{name}={value}\n" for name, value in options.items())
+    more = {each.path.removeprefix("secrets/"): each.content for each in files} | {"credentials.conf": text.encode()}
+    document = bucket_secret(spec, more, options.get("repo1-azure-account", ""))
+    context.print(document, None)
+    if not context.as_json:
+        click.echo(yaml.safe_dump(document, sort_keys=False), nl=False)
 
 
 @kubernetes_group.command("load")

@@ -13,7 +13,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from orcheo_db import upgrade_app
+from orcheo_db import app_kubernetes, upgrade_app
 from orcheo_db.command import Command, Context, pass_context
 from orcheo_db.console import err, out, say, step
 from orcheo_db.errors import CheckFailed, UserError
@@ -25,7 +25,9 @@ from orcheo_db.migrate.plan import places
 from orcheo_db.migrate.plan import plan as make_plan
 from orcheo_db.migrate.source import unreadable
 from orcheo_db.secrets import write_private
+from orcheo_db.targets.base import Target
 from orcheo_db.targets.compose import ComposeTarget
+from orcheo_db.targets.kubernetes import KubernetesTarget
 
 DIRECTORY, ENVIRONMENT = "migrate", "orcheo.env"
 LINE_SECONDS = 10.0  # between two lines of progress in a log
@@ -190,9 +192,16 @@ def _show_tables(tables: list[dict[str, Any]]) -> None:
     out.print(table)
 
 
-def _ask_app(target: ComposeTarget, key: str | None) -> dict[str, Any]:
+def _ask_app(target: Target, key: str | None) -> dict[str, Any]:
     """Have the real app's stores read everything and decrypt every credential (the job of `upgrade-app`)."""
-    return upgrade_app.job(target, "verify", key=key or "")
+    if isinstance(target, KubernetesTarget):
+        return app_kubernetes.verify(target, key)
+    return upgrade_app.job(_stack(target), "verify", key=key or "")
+
+
+def _stack(target: Target) -> ComposeTarget:
+    assert isinstance(target, ComposeTarget)
+    return target
 
 
 @migrate_group.command("cutover", cls=Command)
@@ -218,17 +227,22 @@ def cutover_(
         for table, count in found["changed"].items()
     ]
     lines += _kept(found)
-    lines.append(f"The new app's environment: {found['environment']}. To start it here: `make up WITH=app`.")
+    lines.append(f"The new app's environment: {found['environment']}. To start it here: `{_start(target)}`.")
     lines.append(f"To go back, with all that is written from now on: `orcheo-db migrate rollback {directory}`.")
     context.print(found, "\n".join(lines))
 
 
-def _environment(target: ComposeTarget, given: dict[str, str]) -> Path:
+def _start(target: Target) -> str:
+    """What starts the new app beside its database."""
+    return f"{target.up_command} (component app)" if target.name == "kubernetes" else "make up WITH=app"
+
+
+def _environment(target: Target, given: dict[str, str]) -> Path:
     """The new app's environment as a file, mode 0600; the stack's own app gets the vault key too."""
     pools = {"MIN_SIZE": "1", "MAX_SIZE": "10", "TIMEOUT": "30", "MAX_IDLE": "300"}  # the app's own defaults
     days = target.spec.app.chatkit_retention_days
     values = {
-        "ORCHEO_POSTGRES_DSN": target.dsn(),
+        "ORCHEO_POSTGRES_DSN": target.client_dsn(),
         **{f"ORCHEO_POSTGRES_POOL_{name}": value for name, value in pools.items()},
         "ORCHEO_CHATKIT_RETENTION_DAYS": str(days),
         **given,
@@ -238,6 +252,8 @@ def _environment(target: ComposeTarget, given: dict[str, str]) -> Path:
     write_private(file, "".join(f"{key}={value}\n" for key, value in values.items()).encode())
     if "ORCHEO_VAULT_ENCRYPTION_KEY" in given:
         vault.remember(target.store, given["ORCHEO_VAULT_ENCRYPTION_KEY"])
+        if isinstance(target, KubernetesTarget):
+            app_kubernetes.use_vault_key(target)
     return file
 
 
@@ -269,15 +285,19 @@ def rollback_(
 
 
 @contextmanager
-def _stopped(target: ComposeTarget) -> Iterator[None]:
+def _stopped(target: Target) -> Iterator[None]:
     if not target.with_app:
         yield
         return
-    with upgrade_app.stopped_app(target):
+    with (
+        app_kubernetes.stopped(target)
+        if isinstance(target, KubernetesTarget)
+        else upgrade_app.stopped_app(_stack(target))
+    ):
         yield
 
 
-def _place(context: Context, work: Path | None) -> tuple[ComposeTarget, Place]:
+def _place(context: Context, work: Path | None) -> tuple[Target, Place]:
     target = context.target()
     target.store.installation_id()  # says so where there is none
     return target, Place(

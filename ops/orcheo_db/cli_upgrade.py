@@ -19,7 +19,7 @@ from orcheo_db.errors import UserError
 @pass_context
 def upgrade_app_(context: Context, workspace: str | None, check: bool, back: Path | None) -> None:
     """Bring an older release's database to the releases in the spec, with a backup point; or go back to one."""
-    target = context.target()
+    target = context.stack()
     if back is not None:
         if workspace or check:
             raise UserError("--back goes alone: it restores the file it names and nothing else")

@@ -19,7 +19,7 @@ from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.lifecycle import probe
 from orcheo_db.search import run as searching
 from orcheo_db.secrets import RENEW_BEFORE_DAYS, SERVER_NAMES, days_left_of
-from orcheo_db.targets.compose import ComposeTarget
+from orcheo_db.targets.base import Target
 from orcheo_db.tuning import pool_arithmetic, postgresql_settings
 
 WAITING_SEGMENTS = 16  # 256 MB that a busy moment may leave for some seconds
@@ -38,7 +38,7 @@ ROLE_ATTRIBUTES = {
 }
 
 
-def diagnose(target: ComposeTarget) -> list[Check]:
+def diagnose(target: Target) -> list[Check]:
     """Run every check; one that can't be made counts as failed, with the reason.
 
     Raises:
@@ -73,7 +73,7 @@ def diagnose(target: ComposeTarget) -> list[Check]:
     return checks
 
 
-def _server_checks(target: ComposeTarget) -> Iterator[tuple[str, Callable[..., Check]]]:
+def _server_checks(target: Target) -> Iterator[tuple[str, Callable[..., Check]]]:
     yield "TLS verified", _tls
     if target.managed_server:
         yield "settings as meant", _settings
@@ -99,7 +99,7 @@ def _guard(name: str, check: Callable[..., Check], *arguments: Any) -> Check:
         return Check(name, False, _one_line(error), "mend what the message says, then run doctor again")
 
 
-def _archived(name: str, target: ComposeTarget, connection: psycopg.Connection[Any]) -> Check:
+def _archived(name: str, target: Target, connection: psycopg.Connection[Any]) -> Check:
     del target
     row = connection.execute(
         "SELECT a.last_failed_time > coalesce(a.last_archived_time, '-infinity'), a.last_failed_wal, a.last_failed_time::text,"
@@ -112,7 +112,7 @@ def _archived(name: str, target: ComposeTarget, connection: psycopg.Connection[A
     return Check(name, not (failed or late), found, "see ops/runbooks/archive-stuck.md")
 
 
-def _backups(name: str, target: ComposeTarget) -> Check:
+def _backups(name: str, target: Target) -> Check:
     found = ask(target, "list")
     if not found["backups"]:
         return Check(name, False, "there is none", "run `orcheo-db backup run --type full`")
@@ -127,14 +127,14 @@ def _backups(name: str, target: ComposeTarget) -> Check:
     )
 
 
-def _second(name: str, target: ComposeTarget) -> Check:
+def _second(name: str, target: Target) -> Check:
     found = ask(target, "check", repository="second")
     failed = [f"{check['name']}: {check['found']}" for check in found["checks"] if not check["ok"]]
     said = "; ".join(failed) or "; ".join(f"{check['name']}: {check['found']}" for check in found["checks"][:2])
     return Check(name, found["ok"], said, "see ops/runbooks/second-repository.md; local backups go on")
 
 
-def _services(name: str, target: ComposeTarget) -> Check:
+def _services(name: str, target: Target) -> Check:
     states = target.services()
     bad = [f"{state.name} is {state.state} ({state.health})" for state in states if not state.ok]
     return Check(
@@ -142,7 +142,7 @@ def _services(name: str, target: ComposeTarget) -> Check:
     )
 
 
-def _certificates(name: str, target: ComposeTarget) -> Check:
+def _certificates(name: str, target: Target) -> Check:
     names = [server for server in SERVER_NAMES if server in target.service_names]
     left = {server: target.store.days_left(server) for server in ("ca", *names)}
     if target.with_backup:
@@ -155,7 +155,7 @@ def _certificates(name: str, target: ComposeTarget) -> Check:
     return Check(name, soon > RENEW_BEFORE_DAYS, found, "run `make up`: it renews what is due")
 
 
-def _reachable(name: str, target: ComposeTarget) -> Check:
+def _reachable(name: str, target: Target) -> Check:
     seen = probe(target)
     ok = seen["acts_as"] == "orcheo"
     return Check(
@@ -166,7 +166,7 @@ def _reachable(name: str, target: ComposeTarget) -> Check:
     )
 
 
-def _plaintext(name: str, target: ComposeTarget) -> Check:
+def _plaintext(name: str, target: Target) -> Check:
     weak = target.dsn().replace("sslmode=verify-full", "sslmode=disable")
     try:
         psycopg.connect(weak, connect_timeout=5).close()
@@ -186,7 +186,7 @@ def _plaintext(name: str, target: ComposeTarget) -> Check:
     )
 
 
-def _arithmetic(name: str, target: ComposeTarget) -> Check:
+def _arithmetic(name: str, target: Target) -> Check:
     budget = pool_arithmetic(target.spec, target.size)
     return Check(
         name,
@@ -196,7 +196,7 @@ def _arithmetic(name: str, target: ComposeTarget) -> Check:
     )
 
 
-def _tls(name: str, target: ComposeTarget, connection: psycopg.Connection[Any]) -> Check:
+def _tls(name: str, target: Target, connection: psycopg.Connection[Any]) -> Check:
     del target  # the connection was made with its DSN, sslmode=verify-full
     row = connection.execute("SELECT ssl, version, cipher FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetchone()
     assert row is not None
@@ -209,7 +209,7 @@ def _tls(name: str, target: ComposeTarget, connection: psycopg.Connection[Any]) 
     )
 
 
-def _settings(name: str, target: ComposeTarget, connection: psycopg.Connection[Any]) -> Check:
+def _settings(name: str, target: Target, connection: psycopg.Connection[Any]) -> Check:
     del connection  # its role has settings of its own
     meant = [(setting.name, setting.value) for setting in postgresql_settings(target.size, target.spec)]
     different = effective.compare(meant, effective.read(target.run))
@@ -222,14 +222,14 @@ def _settings(name: str, target: ComposeTarget, connection: psycopg.Connection[A
     )
 
 
-def _checksums(name: str, target: ComposeTarget, connection: psycopg.Connection[Any]) -> Check:
+def _checksums(name: str, target: Target, connection: psycopg.Connection[Any]) -> Check:
     del target
     row = connection.execute("SHOW data_checksums").fetchone()
     assert row is not None
     return Check(name, row[0] == "on", f"data_checksums = {row[0]}", "stop the server and run pg_checksums --enable")
 
 
-def _disk(name: str, target: ComposeTarget, connection: psycopg.Connection[Any]) -> Check:
+def _disk(name: str, target: Target, connection: psycopg.Connection[Any]) -> Check:
     """Room for data, and for the WAL that may wait while the archive is away: a full volume stops PostgreSQL."""
     del connection
     text = target.run("postgres", ["df", "--output=size,avail", "-B1", target.pgdata]).stdout.split()
@@ -246,7 +246,7 @@ def _disk(name: str, target: ComposeTarget, connection: psycopg.Connection[Any])
     )
 
 
-def _live_connections(name: str, target: ComposeTarget, connection: psycopg.Connection[Any]) -> Check:
+def _live_connections(name: str, target: Target, connection: psycopg.Connection[Any]) -> Check:
     budget = pool_arithmetic(target.spec, target.size)
     row = connection.execute(
         "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
@@ -262,7 +262,7 @@ def _live_connections(name: str, target: ComposeTarget, connection: psycopg.Conn
     )
 
 
-def _collation(name: str, target: ComposeTarget, connection: psycopg.Connection[Any]) -> Check:
+def _collation(name: str, target: Target, connection: psycopg.Connection[Any]) -> Check:
     del target
     if connection.info.server_version < 150000:
         return Check(name, True, "not recorded before PostgreSQL 15")
@@ -273,7 +273,7 @@ def _collation(name: str, target: ComposeTarget, connection: psycopg.Connection[
     return Check(name, not rows, found, "REINDEX DATABASE …, then ALTER DATABASE … REFRESH COLLATION VERSION")
 
 
-def _roles(name: str, target: ComposeTarget, connection: psycopg.Connection[Any]) -> Check:
+def _roles(name: str, target: Target, connection: psycopg.Connection[Any]) -> Check:
     rows = connection.execute(
         "SELECT rolname, rolcanlogin, rolsuper, rolcreatedb, rolcreaterole, rolreplication FROM pg_roles"
     ).fetchall()
@@ -295,7 +295,7 @@ def _roles(name: str, target: ComposeTarget, connection: psycopg.Connection[Any]
     )
 
 
-def _schema(name: str, target: ComposeTarget, connection: psycopg.Connection[Any]) -> Check:
+def _schema(name: str, target: Target, connection: psycopg.Connection[Any]) -> Check:
     del connection  # that one is to the same database, but the check is the bootstrap's own
     versions = target.spec.versions
     with connect(target.dsn("orcheo_monitor", direct=True), timeout=10) as database:
@@ -310,7 +310,7 @@ def _schema(name: str, target: ComposeTarget, connection: psycopg.Connection[Any
     return Check(name, ok, found + (f", missing {', '.join(missing)}" if missing else ""), "run `orcheo-db bootstrap`")
 
 
-def _search_index(name: str, target: ComposeTarget, connection: psycopg.Connection[Any]) -> Check:
+def _search_index(name: str, target: Target, connection: psycopg.Connection[Any]) -> Check:
     del connection  # the monitor may not read the app's tables
     with searching.open_(target.dsn()) as conn:
         rows = conn.execute(search_index.VALIDITY, (search_index.SCHEMA,)).fetchall()

@@ -13,7 +13,7 @@ from psycopg.rows import dict_row
 from orcheo_db import app_lifecycle, app_secrets
 from orcheo_db.checks import Check
 from orcheo_db.database import connect
-from orcheo_db.targets.compose import ComposeTarget
+from orcheo_db.targets.base import Target
 from orcheo_db.tuning import pool_arithmetic
 
 LONGEST_WAIT = 10  # seconds; the app gives up after its pool_timeout of 30
@@ -21,7 +21,7 @@ RUNNING_HOURS = 24  # Orcheo has no limit of its own; a run that was cut off sta
 WAITING_MINUTES = 10  # a task that a killed worker held comes back after five; what waits longer has lost its task
 
 
-def app_checks() -> Iterator[tuple[str, Callable[[str, ComposeTarget], Check]]]:
+def app_checks() -> Iterator[tuple[str, Callable[[str, Target], Check]]]:
     """Every check: its name and the function that makes it."""
     yield "app answers from the database", _api
     yield "app's connections", _connections
@@ -29,7 +29,7 @@ def app_checks() -> Iterator[tuple[str, Callable[[str, ComposeTarget], Check]]]:
     yield "runs waiting", _waiting
 
 
-def _api(name: str, target: ComposeTarget) -> Check:
+def _api(name: str, target: Target) -> Check:
     url = f"{app_lifecycle.access(target)['url']}/api/workspaces/me"
     token = app_secrets.read(target.store, app_secrets.BOOTSTRAP_TOKEN)
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})  # noqa: S310 - http on loopback
@@ -44,7 +44,7 @@ def _api(name: str, target: ComposeTarget) -> Check:
     return Check(name, True, f"{url}: {count} workspace{'' if count == 1 else 's'} of the bootstrap token")
 
 
-def _connections(name: str, target: ComposeTarget) -> Check:
+def _connections(name: str, target: Target) -> Check:
     """The app's connections as they are now: clients that PgBouncer lets wait, or its share of PostgreSQL's."""
     budget, app = pool_arithmetic(target.spec, target.size), target.spec.app
     may = (
@@ -73,7 +73,7 @@ def _connections(name: str, target: ComposeTarget) -> Check:
     return Check(name, clients < budget.max_client_conn and longest < LONGEST_WAIT, found, remedy)
 
 
-def _vault(name: str, target: ComposeTarget) -> Check:
+def _vault(name: str, target: Target) -> Check:
     found = app_lifecycle.count_credentials(target, app_secrets.read(target.store, app_secrets.VAULT_KEY))
     opened = found["credentials"] - found["unreadable"]
     return Check(
@@ -84,7 +84,7 @@ def _vault(name: str, target: ComposeTarget) -> Check:
     )
 
 
-def _waiting(name: str, target: ComposeTarget) -> Check:
+def _waiting(name: str, target: Target) -> Check:
     with connect(target.dsn(), timeout=10) as connection:
         row = connection.execute(
             "SELECT count(*) FILTER (WHERE status = 'pending' AND created_at < now() - make_interval(mins => %s)),"

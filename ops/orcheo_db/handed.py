@@ -7,13 +7,15 @@ taken the others.
 from __future__ import annotations
 
 from orcheo_db import app_secrets, backup_secrets
-from orcheo_db.backup_secrets import CIPHER_KEY, EVIDENCE_KEY, ROLE
+from orcheo_db.backup_secrets import CIPHER_KEY, EVIDENCE_KEY, ROLE, SECOND_KEY
 from orcheo_db.secrets import ROLES, Store
 
 Files = dict[str, bytes]
 POSTGRES_SECRETS = ("orcheo_admin", "orcheo_monitor", "replicator", "pgbouncer")  # the roles that the first boot makes
 POOLED_ROLES = ("orcheo_app_a", "orcheo_app_b", "orcheo_ro", "orcheo_monitor")
 CONFIG = "repository.conf"  # the cipher key, as a part of pgBackRest's configuration (config-include-path)
+# The first repository's cipher key, for the second one's service: no name that pgBackRest would include.
+RELAY = "relay-key"
 
 
 def pgpass(role: str, password: str) -> bytes:
@@ -107,6 +109,13 @@ def backup(store: Store) -> Files:
         | key
         | _read(store, "installation.json")
     )
+
+
+def second(store: Store) -> Files:
+    """The second repository's service, but for the bucket's own (component s3-backup puts RELAY in a directory of its own)."""
+    key = backup_secrets.read(store, SECOND_KEY).decode().strip()
+    own = {CONFIG: f"[global]\nrepo1-cipher-pass={key}\n".encode(), RELAY: cipher(store)[CONFIG]}
+    return authority(store) | party(store, "backup") | reader(store) | own | _read(store, "installation.json")
 
 
 def app(store: Store, login: str) -> Files:

@@ -20,6 +20,7 @@ from orcheo_db.lifecycle_steps import HEALTHY_SECONDS, last_line, start
 from orcheo_db.preflight import check_arithmetic, check_memory, check_ports, check_second, check_secrets, check_storage
 from orcheo_db.secrets import Store, write_private
 from orcheo_db.targets import mounts
+from orcheo_db.targets.base import Target
 from orcheo_db.targets.compose import ComposeTarget
 
 INIT_SECONDS = 900  # importing the app and 59 tables take under a minute; the job limits its own waits to less
@@ -282,7 +283,7 @@ def renew_server_connections(target: ComposeTarget) -> None:
         raise CheckFailed(f"PgBouncer does not take new server connections: {last_line(result.stderr)}")
 
 
-def probe(target: ComposeTarget) -> dict[str, Any]:
+def probe(target: Target) -> dict[str, Any]:
     """What an app sees: log in through PgBouncer with the DSN that `dsn` prints, verified TLS, and count the tables."""
     with connect(target.dsn(), timeout=10) as connection:
         row = connection.execute(

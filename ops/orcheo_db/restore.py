@@ -43,13 +43,8 @@ def restore(
     Raises:
         UserError: no backups, a target outside of the archive, `out` exists. CheckFailed: the restore failed.
     """
-    if table is not None and (out is None or out.exists()):
-        raise UserError(
-            "--table needs --out FILE, a file that does not exist yet"
-            if out is None
-            else f"{out} exists: name another file"
-        )
-    asked = [word for word in options if not word.startswith(("--table", "--where"))]
+    check_out(table, out)
+    asked = without_extract(options)
     if repository == "first":
         ask(target, "restore", "--check", *asked)
     else:
@@ -72,6 +67,25 @@ def restore(
     if swap:
         answer |= put_in_place(target, volume)
     return answer
+
+
+def check_out(table: str | None, out: Path | None) -> None:
+    """Whether the rows of `table` have a place to go to.
+
+    Raises:
+        UserError: they have none, or it is taken.
+    """
+    if table is not None and (out is None or out.exists()):
+        raise UserError(
+            "--table needs --out FILE, a file that does not exist yet"
+            if out is None
+            else f"{out} exists: name another file"
+        )
+
+
+def without_extract(options: Sequence[str]) -> list[str]:
+    """The recovery target's options alone."""
+    return [word for word in options if not word.startswith(("--table", "--where"))]
 
 
 def _new_volume(target: ComposeTarget) -> str:

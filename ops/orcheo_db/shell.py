@@ -10,16 +10,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orcheo_db.handed import pgpass
+from orcheo_db.targets.base import Target
 from orcheo_db.targets.compose import ComposeTarget
+from orcheo_db.targets.kubernetes import KubernetesTarget
 
 
-def open_psql(target: ComposeTarget, role: str | None, *, direct: bool, arguments: Sequence[str]) -> int:
+def open_psql(target: Target, role: str | None, *, direct: bool, arguments: Sequence[str]) -> int:
     """Run psql as `role` (default: the app's login); returns psql's exit code.
 
     Raises:
         UserError: the stack does not run, or the role's secret is missing.
     """
     role = role or target.app_login()
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if isinstance(target, KubernetesTarget):
+        return target.psql(role, direct=direct, interactive=terminal, arguments=arguments)
+    assert isinstance(target, ComposeTarget)
     endpoint = target.server() if direct else target.pooler()
     parts = [
         f"host={endpoint.host}",
@@ -43,7 +49,7 @@ def open_psql(target: ComposeTarget, role: str | None, *, direct: bool, argument
             "run",
             "--rm",
             "--interactive",
-            *(["--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else []),
+            *(["--tty"] if terminal else []),
         ]
         # The host's network: the published port is on its loopback address, and an internal network has no other way in.
         argv += [

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hmac
 import http.client
+import ipaddress
 import json
 import os
 import secrets
@@ -34,7 +35,9 @@ AZURITE = "azurite@3.35.0"
 
 def bridge() -> str:
     """The address of this machine on Docker's default bridge."""
-    return str(docker.from_env().networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"])
+    settings = docker.from_env().networks.get("bridge").attrs["IPAM"]["Config"][0]
+    # A daemon that made the bridge in this very run doesn't name it: it took the first address.
+    return str(settings.get("Gateway") or ipaddress.ip_network(settings["Subnet"])[1])
 
 
 class Server:

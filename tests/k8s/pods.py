@@ -235,16 +235,19 @@ class Pod:
                 (place / "lost+found").mkdir(mode=0o700)
             return place
         own.mkdir(parents=True)
-        if "secret" in volume:
-            name, mode = volume["secret"]["secretName"], volume["secret"]["defaultMode"]
-            found = self.cluster.objects["secrets"][name]["data"]
-            files = {key: base64.b64decode(value) for key, value in found.items()}
-        else:
-            mode = 0o644
-            files = {
-                key: value.encode()
-                for key, value in self.cluster.objects["configmaps"][volume["configMap"]["name"]]["data"].items()
-            }
+        files: dict[str, bytes] = {}
+        mode = 0o644
+        for source in volume.get("projected", {}).get("sources", [volume]):
+            if "secret" in source:
+                named = source["secret"]
+                found = self.cluster.objects["secrets"][named.get("secretName", named.get("name"))]["data"]
+                data = {key: base64.b64decode(value) for key, value in found.items()}
+                mode = volume.get("projected", named)["defaultMode"]
+            else:
+                named = source["configMap"]
+                found = self.cluster.objects["configmaps"][named["name"]]["data"]
+                data = {key: value.encode() for key, value in found.items()}
+            files |= {each["path"]: data[each["key"]] for each in named["items"]} if "items" in named else data
         for key, content in files.items():
             file = own / key
             file.write_bytes(content)
@@ -255,6 +258,12 @@ class Pod:
     def missing(self) -> list[str]:
         """Secrets that the pod waits for."""
         wanted = [each["secret"]["secretName"] for each in self.spec["volumes"] if "secret" in each]
+        wanted += [
+            source["secret"]["name"]
+            for each in self.spec["volumes"]
+            for source in each.get("projected", {}).get("sources", ())
+            if "secret" in source
+        ]
         return [name for name in wanted if name not in self.cluster.objects["secrets"]]
 
     # --- containers -----------------------------------------------------------------------------------------------------

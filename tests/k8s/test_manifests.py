@@ -11,17 +11,13 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-import yaml
 
 from orcheo_db.cluster import secrets
 from orcheo_db.spec import load_spec
 from tests.conftest import ROOT
-from tests.k8s.conftest import kustomize
+from tests.k8s.conftest import ADDED, OVERLAYS, kustomize, overlay_with
 
 Document = dict[str, Any]
-OVERLAYS = ("default", "production", "dev")
-# With each component that an overlay of one's own may add.
-ADDED = ("external-database", "app", "cert-manager", "monitoring")
 RELEASES = ("1.30", "1.31", "1.32", "1.33", "1.34")
 CUSTOM = ("cert-manager.io/", "monitoring.coreos.com/")  # their CRDs' schemas are not Kubernetes'
 RECOMMENDED = ("name", "instance", "component", "part-of", "managed-by")
@@ -32,21 +28,7 @@ def documents(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     name = request.param
     if name in OVERLAYS:
         return kustomize(ROOT / "k8s" / "overlays" / name)
-    own = tmp_path_factory.mktemp(name)
-    up = Path(*[".."] * len(own.parts[1:])) / ROOT.relative_to("/") / "k8s"
-    parts = [str(up / "components" / each) for each in ("size-small", name, "images", "labels")]
-    own.joinpath("kustomization.yaml").write_text(
-        yaml.safe_dump(
-            {
-                "apiVersion": "kustomize.config.k8s.io/v1beta1",
-                "kind": "Kustomization",
-                "namespace": "other",
-                "resources": [str(up / "base")],
-                "components": parts,
-            }
-        )
-    )
-    return kustomize(own)
+    return kustomize(overlay_with(tmp_path_factory.mktemp(name), name))
 
 
 def named(document: Document) -> str:
@@ -182,9 +164,8 @@ def test_selectors_find_the_pods_they_mean(documents: list[Document]):
 
 
 def test_secrets_and_config_maps_that_are_named_are_made(documents: list[Document]):
-    made = {secrets.PREFIX + name for name in secrets.SERVICES} | {
-        "orcheo-db-external"
-    }  # the user's own, of that component
+    # The user's own, of those components, too.
+    made = {secrets.PREFIX + name for name in secrets.SERVICES} | {"orcheo-db-external", "orcheo-db-bucket"}
     made |= {each["spec"]["secretName"] for each in documents if each["kind"] == "Certificate"}
     maps = {each["metadata"]["name"] for each in documents if each["kind"] == "ConfigMap"}
     accounts = {each["metadata"]["name"] for each in documents if each["kind"] == "ServiceAccount"}
@@ -197,8 +178,8 @@ def test_secrets_and_config_maps_that_are_named_are_made(documents: list[Documen
                     assert source["secret"].get("secretName", source["secret"].get("name")) in made, (
                         f"{name}/{volume['name']}"
                     )
-            if "configMap" in volume:
-                assert volume["configMap"]["name"] in maps, f"{name}/{volume['name']}"
+                if "configMap" in source:
+                    assert source["configMap"]["name"] in maps, f"{name}/{volume['name']}"
 
 
 def test_the_secrets_jobs_role_is_what_it_needs_and_no_more(documents: list[Document]):
@@ -211,6 +192,7 @@ def test_the_secrets_jobs_role_is_what_it_needs_and_no_more(documents: list[Docu
     assert results["resourceNames"] == ["orcheo-db-results"] and sorted(results["verbs"]) == ["get", "patch"]
     tokens = {name for name, template in templates(documents) if template["spec"]["automountServiceAccountToken"]}
     jobs = {"CronJob/drill", *(f"CronJob/backup-{kind}" for kind in ("full", "differential", "incremental", "logical"))}
+    jobs |= {"CronJob/drill-second", "CronJob/second-full", "CronJob/second-differential"}
     assert tokens - jobs == {"Job/secrets"}
 
 
@@ -227,9 +209,41 @@ def test_a_default_deny_and_only_the_labels_way_in(default: list[Document]):
     assert policies["default-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     (way,) = policies["pgbouncer"]["ingress"]
     (peer,) = way["from"]
-    assert peer["podSelector"]["matchLabels"]["orcheo-db/client"] == "true" and way["ports"][0]["port"] == 6432
+    # An app's pod has this label and none else of ours.
+    assert peer["podSelector"]["matchLabels"] == {"orcheo-db/client": "true"} and way["ports"][0]["port"] == 6432
+    assert policies["client"]["podSelector"]["matchLabels"] == {"orcheo-db/client": "true"}
     reach = policies["postgres"]["ingress"][0]["from"][0]["podSelector"]["matchExpressions"][0]["values"]
     assert sorted(reach) == ["backup", "init", "jobs", "pgbouncer"]
+
+
+@pytest.mark.parametrize("documents", ["s3-backup"], indirect=True)
+def test_a_bucket_has_a_way_out_and_nobody_else(documents: list[Document]):
+    policies = {each["metadata"]["name"]: each["spec"] for each in documents if each["kind"] == "NetworkPolicy"}
+    assert policies["bucket"]["podSelector"]["matchLabels"] == {"orcheo-db/bucket": "true"}
+    out = {name for name, spec in policies.items() for way in spec.get("egress", ()) if "to" not in way}
+    assert out == {"dns", "api-server", "bucket"}
+    labelled = {name for name, template in templates(documents) if "orcheo-db/bucket" in template["metadata"]["labels"]}
+    assert labelled == {
+        "StatefulSet/second",
+        "CronJob/drill-second",
+        "CronJob/second-full",
+        "CronJob/second-differential",
+    }
+    # What the service and its jobs are given is put in place by the same words.
+    scripts = {
+        name: template["spec"]["initContainers"][0]["command"][2]
+        for name, template in templates(documents)
+        if name in labelled
+    }
+    assert len(set(scripts.values())) == 1 and "relay-key" in scripts["StatefulSet/second"]
+    conf = [
+        volume
+        for name, template in templates(documents)
+        if name in labelled
+        for volume in template["spec"]["volumes"]
+        if volume["name"] == "conf"
+    ]
+    assert len(conf) == 4 and all(each == conf[0] for each in conf)
 
 
 def test_another_version_is_another_init_job(tmp_path: Path):

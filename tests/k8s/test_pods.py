@@ -8,41 +8,17 @@ import json
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
 from orcheo_db import app_secrets
-from orcheo_db.cluster import secrets
-from orcheo_db.host import ensure_docker
-from orcheo_db.images import ensure_images
 from orcheo_db.secrets import Store
-from orcheo_db.spec import load_spec
 from tests.conftest import ROOT
-from tests.k8s.conftest import kustomize
 from tests.k8s.pods import Cluster
 
 pytestmark = pytest.mark.disruptive
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    ensure_docker(install=True)
-    ensure_images(load_spec(env={}), ROOT, tmp_path_factory.mktemp("logs"))
-    # The default overlay, and the app beside it.
-    found = Cluster(kustomize(ROOT / "k8s" / "overlays" / "dev"), tmp_path_factory.mktemp("cluster"))
-    yield found
-    found.close()
-
-
-@pytest.fixture(scope="module")
-def store(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """The installation's secrets, as the toolkit reads them."""
-    found = Store(tmp_path_factory.mktemp("store") / "state", cluster.namespace)
-    secrets.take(found, cluster.objects["secrets"][secrets.INSTALLATION])
-    return found
 
 
 def connect(
@@ -58,7 +34,7 @@ def connect(
 def test_a_pod_waits_for_its_secrets(cluster: Cluster):
     assert cluster.pod("StatefulSet", "postgres").missing() == ["orcheo-db-postgres", "orcheo-db-pgbackrest"]
     log = cluster.job("Job", "secrets").log()
-    assert "10 Secrets made" in log and cluster.api.refused == []
+    assert "11 Secrets made" in log and cluster.api.refused == []
     assert cluster.pod("StatefulSet", "postgres").missing() == []
     before = json.dumps(cluster.objects["secrets"], sort_keys=True)
     cluster.pods.pop("secrets-0").remove()

@@ -84,7 +84,7 @@ def test_only_the_meant_sockets_listen(host, facts, role):
 
 
 def test_root_file_system_is_read_only(host, role, facts):
-    if not facts.hosts[role].startswith("docker://"):
+    if not facts.hosts[role].startswith(("docker://", "kubectl://")):
         pytest.skip("a whole host, not a container")
     assert host(role).run("touch /usr/probe").rc != 0
     # CapEff of PID 1: no capability at all; NoNewPrivs set.

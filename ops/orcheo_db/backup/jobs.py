@@ -104,13 +104,15 @@ def run_now(config: Config, kind: str, heard: Heard, *, wait_seconds: float = 0.
     return result.details
 
 
-def run_recorded_job(config: Config, kind: str, heard: Heard, *, wait_seconds: float = 0.0) -> JobResult:
+def run_recorded_job(
+    config: Config, kind: str, heard: Heard, *, wait_seconds: float = 0.0, switch: bool = False
+) -> JobResult:
     """One run of a job by its name, recorded; a job that runs is waited for.
 
     Raises:
         UserError: another job still runs.
     """
-    return run_recorded(config.repository, kind, runner(config, heard), wait_seconds=wait_seconds)
+    return run_recorded(config.repository, kind, runner(config, heard, switch=switch), wait_seconds=wait_seconds)
 
 
 def drill_now(config: Config, heard: Heard, *, switch: bool) -> dict[str, Any]:

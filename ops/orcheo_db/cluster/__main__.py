@@ -4,11 +4,14 @@ input (with 1, Kubernetes tries again).
     secrets       the namespace's Secrets, where they are missing
     backup TYPE   a backup of that type (full, differential, incremental, logical), and the note of how it went
     drill         a restore drill, likewise
+    volume        what lies aside on PostgreSQL's volume, as JSON on stdout
+    place NAME    put one of those in the place of the cluster in use;  remove NAME  remove it for ever
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 import tempfile
@@ -17,7 +20,7 @@ from types import FrameType
 
 from orcheo_db.backup import config as configuration
 from orcheo_db.backup import jobs
-from orcheo_db.cluster import results, secrets
+from orcheo_db.cluster import results, secrets, volume
 from orcheo_db.cluster.api import inside
 from orcheo_db.errors import CheckFailed, UserError
 
@@ -35,7 +38,13 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("secrets")
     backup = commands.add_parser("backup")
     backup.add_argument("type", choices=("full", "differential", "incremental", "logical"))
-    commands.add_parser("drill")
+    drill = commands.add_parser("drill")
+    drill.add_argument("--switch", action="store_true", help="end the WAL segment now; RPO is then not measured")
+    for each in (backup, drill):
+        each.add_argument("--json", action="store_true", help="the answer on stdout, as orcheo_db.backup gives it")
+    commands.add_parser("volume")
+    for name in ("place", "remove"):
+        commands.add_parser(name).add_argument("name")
     return parser
 
 
@@ -45,20 +54,26 @@ def _make_secrets() -> None:
     say("every Secret is there" if not made else f"{len(made)} Secrets made")
 
 
-def _run(kind: str) -> None:
+def _run(kind: str, *, switch: bool = False, as_json: bool = False) -> None:
     """One job of the schedule; how it went is noted whatever it was.
 
     Raises:
-        CheckFailed: it failed.
+        CheckFailed: it failed. A drill that failed is an answer, too, where one is asked for.
     """
     api, config = inside(), configuration.load()
+    noted = f"second-{kind}" if config.remote else kind
     try:
-        outcome = jobs.run_recorded_job(config, kind, say, wait_seconds=WAIT_SECONDS)
+        outcome = jobs.run_recorded_job(config, kind, say, wait_seconds=WAIT_SECONDS, switch=switch)
     except (UserError, CheckFailed) as error:  # it never began
-        results.tell(api, kind, ok=False, words=str(error), details={})
+        results.tell(api, noted, ok=False, words=str(error), details={})
         raise CheckFailed(str(error)) from None
-    results.tell(api, kind, ok=outcome.ok, words=outcome.message, details=outcome.details)
+    results.tell(api, noted, ok=outcome.ok, words=outcome.message, details=outcome.details)
     say(f"{kind}: {outcome.message}")
+    if as_json and outcome.details:
+        drilled = {"record": outcome.details, "report": jobs.text(config)}
+        print(json.dumps(drilled if kind == "drill" else outcome.details, default=str), flush=True)
+        if kind == "drill":
+            return
     if not outcome.ok:
         raise CheckFailed(f"{kind} failed: {outcome.message}")
 
@@ -70,8 +85,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if options.command == "secrets":
             _make_secrets()
+        elif options.command == "volume":
+            print(json.dumps(volume.look()))
+        elif options.command in ("place", "remove"):
+            print(json.dumps((volume.place if options.command == "place" else volume.remove)(options.name)))
         else:
-            _run(options.type if options.command == "backup" else "drill")
+            drill = options.command == "drill"
+            _run("drill" if drill else options.type, switch=drill and options.switch, as_json=options.json)
     except (UserError, CheckFailed) as error:
         say(str(error))
         return error.exit_code

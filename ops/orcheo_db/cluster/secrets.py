@@ -8,6 +8,7 @@ which is all that its pod sees.
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ INSTALLATION = f"{PREFIX}installation"
 SEPARATOR = "__"  # a Secret's keys have no slash; no file of a state directory has this in its name
 LABELS = {"app.kubernetes.io/part-of": "orcheo-db", "app.kubernetes.io/managed-by": "orcheo-db-secrets"}
 AUTHORITY = f"{PREFIX}ca"  # in the form that cert-manager's issuers read
-SERVICES = ("postgres", "pgbouncer", "init", "pgbackrest", "archive", "backup", "app", "redis", "ca")
+SERVICES = ("postgres", "pgbouncer", "init", "pgbackrest", "archive", "backup", "second", "app", "redis", "ca")
 LOGIN = "orcheo_app_a"
 Say = Callable[[str], object]
 
@@ -36,6 +37,7 @@ def services(store: Store) -> dict[str, handed.Files]:
         "pgbackrest": handed.pgbackrest(store),
         "archive": handed.archive(store),
         "backup": handed.backup(store),
+        "second": handed.second(store),
         "app": handed.app(store, LOGIN) | handed.authority(store),
         "redis": handed.redis_password(store) | {"redis.conf": redis_conf(store)},
     }
@@ -107,6 +109,11 @@ def take(store: Store, found: dict[str, Any]) -> None:
         content = base64.b64decode(value)
         if not file.is_file() or file.read_bytes() != content:
             write_private(file, content)
+
+
+def installation_of(found: dict[str, Any]) -> str:
+    """The installation id in the installation's Secret, as the API gives it."""
+    return str(json.loads(base64.b64decode(found["data"]["installation.json"]))["installation_id"])
 
 
 def _authority(store: Store) -> dict[str, Any]:

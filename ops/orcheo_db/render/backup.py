@@ -103,10 +103,13 @@ def _backing_up(full: int, differential: int) -> dict[str, str]:
     }
 
 
-def second(spec: Spec) -> dict[str, str]:
+def second(spec: Spec, port: int = PORT) -> dict[str, str]:
     """The `second` service's files: the bucket is its only repository (repo1), so that its trouble is its own.
 
     pgbackrest-relay.conf reads the first repository, whose WAL it takes over. No rendered files: the bucket is one installation's own.
+
+    Args:
+        port: of the pgBackRest server that reads the cluster for it; another than the first one's where both have one address.
     """
     where = spec.backup.second
     kinds = {
@@ -122,8 +125,8 @@ def second(spec: Spec) -> dict[str, str]:
     bucket = {"repo1-type": where.type, "repo1-path": where.path, "repo1-cipher-type": "aes-256-cbc"}
     bucket |= {f"repo1-{where.type}-{name}": value for name, value in kinds[where.type].items() if value}
     if where.type == "azure" and where.endpoint:
-        host, _, port = where.endpoint.partition(":")
-        bucket |= {"repo1-azure-endpoint": host} | ({"repo1-storage-port": port} if port else {})
+        host, _, its_port = where.endpoint.partition(":")
+        bucket |= {"repo1-azure-endpoint": host} | ({"repo1-storage-port": its_port} if its_port else {})
     if where.ca_file:
         bucket["repo1-storage-ca-file"] = SECOND_CA
     # A minute without a byte, nine times over, is pgBackRest's default.
@@ -131,18 +134,20 @@ def second(spec: Spec) -> dict[str, str]:
     own = _backing_up(where.retention.full, where.retention.differential)
     first = {"lock-path": "/tmp/pgbackrest-first", "log-level-file": "off", "repo1-path": FIRST}  # noqa: S108
     return {
-        "pgbackrest.conf": _file("second", common | own, _remote("pg1-host", "pgbackrest-second") | _cluster(spec)),
+        "pgbackrest.conf": _file(
+            "second", common | own, _remote("pg1-host", "pgbackrest-second", port) | _cluster(spec)
+        ),
         "pgbackrest-restore.conf": _file("second-restore", common, {}),
         "pgbackrest-relay.conf": _file("relay", first | {"repo1-cipher-type": "aes-256-cbc"}, {}),
     }
 
 
-def _remote(prefix: str, host: str) -> dict[str, str]:
+def _remote(prefix: str, host: str, port: int = PORT) -> dict[str, str]:
     """Reaching another party by mutual TLS."""
     return {
         prefix: host,
         f"{prefix}-type": "tls",
-        f"{prefix}-port": str(PORT),
+        f"{prefix}-port": str(port),
         f"{prefix}-ca-file": f"{SECRETS}/ca.crt",
         f"{prefix}-cert-file": f"{SECRETS}/pgbackrest.crt",
         f"{prefix}-key-file": f"{SECRETS}/pgbackrest.key",

@@ -6,14 +6,16 @@ the init job, whose name carries a digest of what it runs for: a Job can't be ch
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from typing import Any
 
 import yaml
 
+from orcheo_db.handed import CONFIG, RELAY
 from orcheo_db.render.app import app_environment, redis_lines
-from orcheo_db.render.backup import PARTIES, REPOSITORY, render_ident, render_pgbackrest, service
+from orcheo_db.render.backup import FIRST, PARTIES, REPOSITORY, render_ident, render_pgbackrest, second, service
 from orcheo_db.render.compose import HEADER, render_pg_hba, render_pgbouncer, render_postgresql
 from orcheo_db.spec import Size, Spec
 from orcheo_db.tuning import container_limits, pool_arithmetic
@@ -26,6 +28,19 @@ LOGIN = "orcheo_app_a"
 SMALL_CPU = {"postgres": "250m", "pgbouncer": "50m", "backup": "50m", "init": "100m", "job": "100m"}
 SCRATCH = "20Gi"  # a restored cluster: as much as PostgreSQL's own volume
 COMPONENT = {"apiVersion": "kustomize.config.k8s.io/v1alpha1", "kind": "Component"}
+SECOND_NAMES = {"full": "second-full", "differential": "second-differential", "drill": "drill-second"}
+# Into one directory, as on Compose: each file its user's own; the first repository's key apart, for the relay alone.
+SECOND_COPY = f"""\
+umask 0377
+cp -Lf /given/* /bucket/credentials.conf {SECRETS}/
+for file in /bucket/second-*; do
+  if [ -e "$file" ]; then cp -Lf "$file" {SECRETS}/; fi
+done
+umask 0077
+mkdir {SECRETS}/relay
+mv {SECRETS}/{RELAY} {SECRETS}/relay/{CONFIG}
+"""
+SECOND_PORT = 8433  # of the pgBackRest server beside the first one's 8432: one pod has one address
 JOBS = ("full", "differential", "incremental", "logical", "drill")
 
 
@@ -46,7 +61,13 @@ def render(spec: Spec) -> dict[str, str]:
     for size in spec.sizes.values():
         place = f"k8s/components/size-{size.name}"
         files |= {f"{place}/{name}": text for name, text in component(spec, size).items()}
-    return files
+    return files | {"k8s/components/s3-backup/jobs.yaml": second_jobs(spec)}
+
+
+def second_jobs(spec: Spec) -> str:
+    """The CronJobs of component s3-backup: the second repository's schedule; what it has no kind for, it does not have."""
+    jobs = [name for name in JOBS if name in type(spec.backup.second.schedule).model_fields]
+    return HEADER + "---\n".join(_text(cron_job(spec, job, bucket=True), "") for job in jobs)
 
 
 def component(spec: Spec, size: Size) -> dict[str, str]:
@@ -159,10 +180,12 @@ def _limits(spec: Spec, size: Size) -> list[dict[str, Any]]:
     postgres = _resources(cpu, memory, _mebibytes(limits.postgres), str(size.cpus))
     pooler = _resources(SMALL_CPU["pgbouncer"], "64Mi", _mebibytes(limits.pgbouncer))
     backup = _resources(SMALL_CPU["backup"], "128Mi", _mebibytes(spec.backup.memory))
+    # For `orcheo-db --target kubernetes`, which measures the running tier by it.
+    told = {"op": "add", "path": "/metadata/annotations", "value": {"orcheo-db/size": size.name}}
     shm = {"medium": "Memory", "sizeLimit": _mebibytes(limits.shm)}
     return [
         _patch("StatefulSet", "postgres", [_set(at, postgres), _set("/spec/template/spec/volumes/0/emptyDir", shm)]),
-        _patch("Deployment", "pgbouncer", [_set(at, pooler), _set("/spec/replicas", POOLERS)]),
+        _patch("Deployment", "pgbouncer", [_set(at, pooler), _set("/spec/replicas", POOLERS), told]),
         _patch("StatefulSet", "backup", [_set(at, backup)]),
     ]
 
@@ -227,10 +250,14 @@ def _secret(name: str, secret: str) -> dict[str, Any]:
     return {"name": name, "secret": {"secretName": secret, "defaultMode": 0o440}}
 
 
-def cron_job(spec: Spec, job: str) -> dict[str, Any]:
-    """A CronJob of the schedule: a pod beside the repository's, on whose volume it works."""
-    name = "drill" if job == "drill" else f"backup-{job}"
-    labels = {"app.kubernetes.io/name": "jobs", "app.kubernetes.io/component": "backup"}
+def cron_job(spec: Spec, job: str, *, bucket: bool = False) -> dict[str, Any]:
+    """A CronJob of the schedule: a pod beside the repository's, on whose volume it works.
+
+    Args:
+        bucket: of the second repository, a bucket, whose service's volume has its state and its evidence.
+    """
+    name = ("drill" if job == "drill" else f"backup-{job}") if not bucket else SECOND_NAMES[job]
+    labels = {"app.kubernetes.io/name": "second-jobs" if bucket else "jobs", "app.kubernetes.io/component": "backup"}
     scratch = _empty("scratch", "64Mi")
     if job in ("drill", "logical"):  # a volume of its own for each run, gone with its pod
         claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": SCRATCH}}}
@@ -238,14 +265,21 @@ def cron_job(spec: Spec, job: str) -> dict[str, Any]:
             "name": "scratch",
             "ephemeral": {"volumeClaimTemplate": {"metadata": {"labels": labels}, "spec": claim}},
         }
+    copy = f"umask 0377; cp -Lf /given/* {SECRETS}/"
+    if bucket:
+        copy = SECOND_COPY
     given = {
         "name": "secrets",
         "image": "orcheo-db/backup",
         "imagePullPolicy": "IfNotPresent",
-        "command": ["sh", "-ec", f"umask 0377; cp -Lf /given/* {SECRETS}/"],
+        "command": ["sh", "-ec", copy],
         "resources": _resources("10m", "16Mi", "64Mi", "500m"),
         "securityContext": HARDENED,
-        "volumeMounts": [_mount("given", "/given", readOnly=True), _mount("secrets", SECRETS)],
+        "volumeMounts": [
+            _mount("given", "/given", readOnly=True),
+            *([_mount("bucket", "/bucket", readOnly=True)] if bucket else []),
+            _mount("secrets", SECRETS),
+        ],
     }
     container = {
         "name": "job",
@@ -260,6 +294,7 @@ def cron_job(spec: Spec, job: str) -> dict[str, Any]:
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             _mount("repository", REPOSITORY),
+            *([_mount("first", FIRST, readOnly=True)] if bucket else []),
             _mount("scratch", "/var/lib/orcheo-scratch"),
             _mount("conf", "/etc/orcheo-db", readOnly=True),
             _mount("secrets", SECRETS, readOnly=True),
@@ -271,7 +306,7 @@ def cron_job(spec: Spec, job: str) -> dict[str, Any]:
     # A volume that one node can mount is where the repository's pod is.
     beside = {
         "topologyKey": "kubernetes.io/hostname",
-        "labelSelector": {"matchLabels": {"app.kubernetes.io/name": "backup"}},
+        "labelSelector": {"matchLabels": {"app.kubernetes.io/name": "second" if bucket else "backup"}},
     }
     pod = {
         "restartPolicy": "Never",  # a failed run is a pod of its own, whose log stays
@@ -284,10 +319,13 @@ def cron_job(spec: Spec, job: str) -> dict[str, Any]:
         "initContainers": [given],
         "containers": [container],
         "volumes": [
-            {"name": "repository", "persistentVolumeClaim": {"claimName": "repository-backup-0"}},
+            {
+                "name": "repository",
+                "persistentVolumeClaim": {"claimName": "state-second-0" if bucket else "repository-backup-0"},
+            },
             scratch,
-            {"name": "conf", "configMap": {"name": "orcheo-db-conf-backup"}},
-            _secret("given", "orcheo-db-backup"),
+            *(_second_volumes() if bucket else [{"name": "conf", "configMap": {"name": "orcheo-db-conf-backup"}}]),
+            _secret("given", "orcheo-db-second" if bucket else "orcheo-db-backup"),
             _empty("secrets", "1Mi", memory=True),
             _empty("run", "1Mi", memory=True),
             _empty("shm", "256Mi", memory=True),
@@ -298,16 +336,19 @@ def cron_job(spec: Spec, job: str) -> dict[str, Any]:
         "backoffLimit": 2,
         "activeDeadlineSeconds": 43200,  # half a day: one that hangs must not keep the next ones away for ever
         "template": {
-            "metadata": {"labels": {**labels, "orcheo-db/api": "true"}},
+            "metadata": {
+                "labels": {**labels, "orcheo-db/api": "true", **({"orcheo-db/bucket": "true"} if bucket else {})}
+            },
             "spec": pod,
-        },  # the label: for the network policy
+        },  # the labels: for the network policies
     }
+    schedule = spec.backup.second.schedule if bucket else spec.backup.schedule
     return {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
         "metadata": {"name": name, "labels": labels},
         "spec": {
-            "schedule": spec.backup.schedule.model_dump()[job],
+            "schedule": schedule.model_dump()[job],
             "timeZone": "Etc/UTC",
             "concurrencyPolicy": "Forbid",
             "startingDeadlineSeconds": 3600,  # a run that was missed is made up for within the hour
@@ -315,6 +356,38 @@ def cron_job(spec: Spec, job: str) -> dict[str, Any]:
             "failedJobsHistoryLimit": 3,
             "jobTemplate": {"metadata": {"labels": labels}, "spec": run},
         },
+    }
+
+
+def _second_volumes() -> list[dict[str, Any]]:
+    """Of the second repository's parties (component s3-backup's second.yaml has the same)."""
+    files = ["pgbackrest.conf", "pgbackrest-restore.conf", "pgbackrest-relay.conf", "backup.json"]
+    bucket = {"name": "orcheo-db-bucket", "items": [{"key": name, "path": name} for name in files]}
+    settings = {"name": "orcheo-db-conf-backup", "items": [{"key": "postgresql.conf", "path": "postgresql.conf"}]}
+    return [
+        {"name": "conf", "projected": {"defaultMode": 0o440, "sources": [{"secret": bucket}, {"configMap": settings}]}},
+        _secret("bucket", "orcheo-db-bucket"),
+        {"name": "first", "persistentVolumeClaim": {"claimName": "repository-backup-0", "readOnly": True}},
+    ]
+
+
+def bucket_secret(spec: Spec, files: dict[str, bytes], account: str) -> dict[str, Any]:
+    """Secret orcheo-db-bucket, component s3-backup's: where the bucket is, and its credentials.
+
+    Args:
+        files: what else it holds: credentials as a part of pgBackRest's configuration, a key file, an authority.
+        account: the storage account, where it is Azure's.
+    """
+    told = service(spec, "", second=True, account=account)
+    del told["installation_id"]
+    text = {**second(spec, SECOND_PORT), "backup.json": json.dumps(told, indent=2) + "\n"}
+    every = {name: content.encode() for name, content in text.items()} | files
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "Opaque",
+        "metadata": {"name": "orcheo-db-bucket", "labels": {"app.kubernetes.io/part-of": "orcheo-db"}},
+        "data": {name: base64.b64encode(content).decode() for name, content in every.items()},
     }
 
 

@@ -10,6 +10,7 @@ from orcheo_db import backup_secrets, handed
 from orcheo_db.backup_secrets import SECOND_KEY
 from orcheo_db.errors import UserError
 from orcheo_db.render.backup import second, service
+from orcheo_db.spec.models import SecondRepository
 from orcheo_db.targets.mounts import File, secret
 
 if TYPE_CHECKING:
@@ -41,8 +42,13 @@ def bucket(target: ComposeTarget) -> tuple[dict[str, str], list[File]]:
         UserError: credentials, or a file that they or the spec name, are missing or wrong.
     """
     where = target.spec.backup.second
-    given = backup_secrets.credentials(target.store, where.type)
-    options, files = {}, []
+    return bucket_of(where, backup_secrets.credentials(target.store, where.type))
+
+
+def bucket_of(where: SecondRepository, given: dict[str, str]) -> tuple[dict[str, str], list[File]]:
+    """As `bucket`, for credentials that were read."""
+    options: dict[str, str] = {}
+    files = []
     if where.type == "s3":
         options = {"repo1-s3-key": given["key"], "repo1-s3-key-secret": given["secret"]}
         options |= {"repo1-s3-token": given["token"]} if "token" in given else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -73,16 +74,66 @@ class Target(ABC):
     """A place where the tier runs. Operations speak to this class alone."""
 
     name: str
+    project: str  # the installation's name here: what a person confirms by
+    up_command: str  # what brings it up, for messages
+    managed_server: bool = True  # PostgreSQL itself is ours: its volume, settings and superuser
 
     def __init__(self, spec: Spec, size: Size, store: Store) -> None:
         self.spec, self.size, self.store = spec, size, store
+        self.pgdata = f"/var/lib/postgresql/{spec.versions.postgresql}/main"
+
+    @property
+    def with_app(self) -> bool:
+        """Whether Orcheo itself runs beside its database."""
+        return "app" in self.spec.stack.parts
+
+    @property
+    def with_backup(self) -> bool:
+        """Whether this toolkit backs the server up."""
+        return self.managed_server and self.spec.backup.enabled
+
+    @property
+    def with_second(self) -> bool:
+        """Whether backups also go into a bucket."""
+        return self.with_backup and self.spec.backup.has_second
+
+    @property
+    @abstractmethod
+    def volume(self) -> str:
+        """The name of PostgreSQL's volume."""
+
+    @property
+    @abstractmethod
+    def service_names(self) -> tuple[str, ...]:
+        """The services that are wanted, in start order."""
 
     @abstractmethod
+    def inside(self, service: str, *, interactive: bool = False, tty: bool = False) -> list[str]:
+        """The words on this machine before a command that is to run where `service` runs, as the service's user.
+
+        Args:
+            interactive: its standard input is this one's. tty: a terminal.
+
+        Raises:
+            UserError: the service does not run.
+        """
+
     def run(self, service: str, argv: Sequence[str], *, input: str | None = None) -> Result:
         """Run a command where `service` runs, as the service's user.
 
         Raises:
             UserError: the service does not run.
+        """
+        command = [*self.inside(service, interactive=input is not None), *argv]
+        told: dict[str, Any] = {"stdin": subprocess.DEVNULL} if input is None else {"input": input}
+        done = subprocess.run(command, capture_output=True, text=True, **told)
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    @abstractmethod
+    def one_off(self, argv: Sequence[str], told: str) -> Result:
+        """Run a command in a throw-away container of the `orcheo` image that reaches PgBouncer and nothing else.
+
+        What it is told comes on stdin: no secret is in its command line, environment or files.
         """
 
     @abstractmethod
@@ -105,6 +156,10 @@ class Target(ABC):
     def server(self) -> Endpoint:
         """Where PostgreSQL itself answers (bootstrap, migrations, backups)."""
 
+    def app_url(self) -> str:
+        """Where Orcheo's API answers, as a client on this machine sees it."""
+        return f"http://127.0.0.1:{self.spec.app.port}"
+
     @abstractmethod
     def facts(self) -> Facts:
         """What the verify suite needs to know."""
@@ -118,6 +173,10 @@ class Target(ABC):
         """How the server's certificate is verified."""
         del direct
         return "verify-full"
+
+    def client_dsn(self, role: str | None = None, *, direct: bool = False) -> str:
+        """The DSN for somebody else's use: an app's, mostly."""
+        return self.dsn(role, direct=direct)
 
     def app_login(self) -> str:
         """The app login in use; rotation switches to the other one."""

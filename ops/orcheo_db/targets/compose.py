@@ -18,13 +18,13 @@ from docker.models.containers import Container
 
 from orcheo_db import handed
 from orcheo_db.errors import UserError
-from orcheo_db.handed import POSTGRES_SECRETS
 from orcheo_db.host import compose_command
 from orcheo_db.render import render
 from orcheo_db.secrets import Store
 from orcheo_db.spec import Size, Spec
 from orcheo_db.targets import app, backup
 from orcheo_db.targets.base import Endpoint, Facts, Result, ServiceState, Target
+from orcheo_db.targets.image_facts import SECRETS, image_facts
 from orcheo_db.targets.mounts import File, fingerprint, secret
 from orcheo_db.tuning import app_limits
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[3]
 DOCKER_ENVIRONMENT = (
     "PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY", "XDG_RUNTIME_DIR",
 )  # fmt: skip
-SECRETS = "/run/orcheo-db/secrets"
+JOB_MEMORY = "1g"  # as the init job's: it imports the app
 IN_PLACE = "restored"  # in the state directory: the name of the volume that a restore put in place
 
 
@@ -43,29 +43,12 @@ class ComposeTarget(Target):
     compose_file = "compose/compose.yaml"
     tier: tuple[str, ...] = ("postgres", "init", "pgbouncer")  # in start order
     up_command = "make up"
-    managed_server = True  # PostgreSQL itself is ours: its volume, settings and superuser
 
     def __init__(self, spec: Spec, size: Size, store: Store, root: Path = ROOT) -> None:
         super().__init__(spec, size, store)
         self.root = root
         self.project = spec.stack.project
-        self.pgdata = f"/var/lib/postgresql/{spec.versions.postgresql}/main"
         self.tags = spec.image_tags()
-
-    @property
-    def with_app(self) -> bool:
-        """Whether Orcheo itself runs beside its database."""
-        return "app" in self.spec.stack.parts
-
-    @property
-    def with_backup(self) -> bool:
-        """Whether this toolkit backs the server up."""
-        return self.managed_server and self.spec.backup.enabled
-
-    @property
-    def with_second(self) -> bool:
-        """Whether backups also go into a bucket."""
-        return self.with_backup and self.spec.backup.has_second
 
     @property
     def backup_services(self) -> tuple[str, ...]:
@@ -151,10 +134,17 @@ class ComposeTarget(Target):
         done = subprocess.run(argv, cwd=directory, env=env, capture_output=True, text=True, **told)
         return Result(done.returncode, done.stdout, done.stderr)
 
-    def run(self, service: str, argv: Sequence[str], *, input: str | None = None) -> Result:
-        interactive = ["--interactive"] if input is not None else []
-        command = ["docker", "exec", *interactive, str(self._running(service).id), *argv]
-        done = subprocess.run(command, input=input, capture_output=True, text=True)
+    def inside(self, service: str, *, interactive: bool = False, tty: bool = False) -> list[str]:
+        words = [*(["--interactive"] if interactive else []), *(["--tty"] if tty else [])]
+        return ["docker", "exec", *words, str(self._running(service).id)]
+
+    def one_off(self, argv: Sequence[str], told: str) -> Result:
+        command = [
+            "docker", "run", "--rm", "--interactive", f"--network={self.project}_clients", "--read-only", "--cap-drop=ALL",
+            "--tmpfs=/tmp:mode=1777,size=64m", "--security-opt=no-new-privileges:true", f"--memory={JOB_MEMORY}",
+            self.tags["orcheo"], *argv,
+        ]  # fmt: skip
+        done = subprocess.run(command, input=told, capture_output=True, text=True)
         return Result(done.returncode, done.stdout, done.stderr)
 
     def _running(self, service: str) -> Container:
@@ -409,25 +399,4 @@ class ComposeTarget(Target):
                 raise UserError(f"service {service} of project {self.project} is missing: run `make up`")
             return f"docker://{container.name}"
 
-        roles = [name for name in ("postgres", "pgbouncer") if name in self.tier]
-        keys = [f"{SECRETS}/server.key"]
-        private = {
-            "postgres": [*keys, *(f"{SECRETS}/{role}.scram" for role in POSTGRES_SECRETS)],
-            "pgbouncer": [*keys, f"{SECRETS}/userlist.txt"],
-        }
-        packages = {
-            "postgres": [f"postgresql-{self.spec.versions.postgresql}", "pgbackrest", "patroni"],
-            "pgbouncer": ["pgbouncer"],
-        }
-        listening = {"postgres": ["tcp://5432"], "pgbouncer": ["tcp://6432"]}
-        return Facts(
-            target=self.name,
-            hosts={name: host(name) for name in roles},
-            users={name: name for name in roles},
-            packages={name: packages[name] for name in roles},
-            private_files={name: private[name] for name in roles},
-            listening={name: listening[name] for name in roles},
-            secrets_dir=SECRETS,
-            data_dir=self.pgdata,
-            managed_server="postgres" in roles,
-        )
+        return image_facts(self, {name: host(name) for name in ("postgres", "pgbouncer") if name in self.tier})

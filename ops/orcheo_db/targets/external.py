@@ -17,7 +17,8 @@ from orcheo_db.render.compose import render_pgbouncer
 from orcheo_db.secrets import Store, write_private
 from orcheo_db.spec import Size, Spec
 from orcheo_db.targets.base import Endpoint
-from orcheo_db.targets.compose import ROOT, SECRETS, ComposeTarget
+from orcheo_db.targets.compose import ROOT, ComposeTarget
+from orcheo_db.targets.image_facts import SECRETS
 from orcheo_db.targets.mounts import File
 
 ADMIN_DSN = "ORCHEO_DB_ADMIN_DSN"

@@ -1,0 +1,96 @@
+"""Orcheo's own pods in a cluster, as far as operations need them: stopped for a while, its stores asked, its vault key replaced."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from orcheo_db import app_secrets
+from orcheo_db.cluster.secrets import INSTALLATION, PREFIX, SEPARATOR
+from orcheo_db.console import step
+from orcheo_db.errors import CheckFailed, UserError, refused
+from orcheo_db.lifecycle_steps import last_line
+from orcheo_db.targets.kubernetes import APP, KubernetesTarget
+
+SAYS = "upgrade: "  # how the job's own lines begin
+
+
+def verify(target: KubernetesTarget, key: str | None) -> dict[str, Any]:
+    """Have the real app's stores read everything and decrypt every credential, in a pod of the init job's kind; returns its document.
+
+    Args:
+        key: the vault key; None: there is none.
+
+    Raises:
+        UserError: exit code 2 of the job. CheckFailed: any other failure. Both with the job's own last line.
+    """
+    app = target.spec.app
+    environment = {
+        "ORCHEO_CHATKIT_RETENTION_DAYS": str(app.chatkit_retention_days),
+        "ORCHEO_TRACE_RETENTION_DAYS": str(app.trace_retention_days),
+    }
+    words = ["python", "-m", "orcheo_db.upgrade", "verify", "--json", *(["--key-from-stdin"] if key else [])]
+    with step("Asking the app's own stores"):
+        done = target.as_init(words, f"{key}\n" if key else "", environment)
+    if done.code != 0:
+        own = (line for line in reversed(done.stderr.splitlines()) if line.startswith(SAYS))
+        raise refused(done.code, next(own, last_line(done.stderr)).removeprefix(SAYS))
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@contextmanager
+def stopped(target: KubernetesTarget) -> Iterator[None]:
+    """Have none of the app's pods; as many as before again where the body fails (then nothing was changed)."""
+    were = {name: target.replicas(name) for name in APP}
+    for name, count in were.items():
+        if count:
+            target.scale(name, 0)
+    try:
+        yield
+    except (UserError, CheckFailed) as error:  # an interrupted one stays stopped: its job may still be at work
+        for name, count in were.items():
+            if count:
+                target.scale(name, count, wait=False)
+        again = "the app is started again" if any(were.values()) else "no app was running"
+        text = str(error).removesuffix("Nothing was changed.").rstrip()
+        raise type(error)(f"{text} Nothing was changed; {again}.") from error
+
+
+def use_vault_key(target: KubernetesTarget) -> bool:
+    """Have the cluster's Secrets hold the vault key that the state directory has; returns whether they did not before.
+
+    The former key stays in Secret orcheo-db-installation, as it does in the state directory. Pods of the app that run are replaced.
+
+    Raises:
+        CheckFailed: the cluster refuses; the key is in the state directory alone then, and the same call again goes on.
+    """
+    places = sorted(app_secrets.path(target.store, app_secrets.VAULT_KEY).parent.glob(f"{app_secrets.VAULT_KEY}*"))
+    name = f"{app_secrets.DIRECTORY}{SEPARATOR}{{}}"
+    kept = {name.format(place.name): place.read_bytes() for place in places}
+    own = {app_secrets.VAULT_KEY: app_secrets.path(target.store, app_secrets.VAULT_KEY).read_bytes()}
+    # The app's first: cut off in between, the installation's still differs, and the next call does both.
+    changed = [_merge(target, f"{PREFIX}app", own), _merge(target, INSTALLATION, kept)]
+    if not any(changed):
+        return False
+    for service in APP:
+        if target.replicas(service):
+            target.rolled(service)
+    return True
+
+
+def _merge(target: KubernetesTarget, name: str, files: dict[str, bytes]) -> bool:
+    """Have a Secret hold these files too; returns whether one was other."""
+    data = {key: base64.b64encode(content).decode() for key, content in files.items()}
+    found = target.kubectl.get("secret", name)
+    if not found:
+        raise CheckFailed(f"Secret {name} is not in {target.kubectl.place()}: run `{target.up_command}`")
+    if data.items() <= found[0]["data"].items():
+        return False
+    # By standard input: no secret is in a command line.
+    patch = json.dumps({"data": data})
+    target.kubectl.text("patch", "secret", name, "--type=merge", "--patch-file=/dev/stdin", input=patch)
+    return True

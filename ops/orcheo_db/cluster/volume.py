@@ -1,0 +1,175 @@
+"""PostgreSQL's volume in a cluster, which a StatefulSet knows by one name only: what restores made lies in directories of it.
+
+    17/main                    the cluster in use
+    restored-20261126T101500Z  a restore, not in use: 17/main and its own marks
+    former-20261126T102000Z    what was in use before a restore was put in place
+
+Putting one in place is two renames on one file system, under the lock that a running server holds (`hold_volume` of the postgres image).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from orcheo_db.errors import CheckFailed, UserError
+
+VOLUME = Path("/volume")  # where pod `restore` has all of it
+LOCK = ".orcheo-db.lock"  # as the postgres image's volume.py
+MARKER = "orcheo-db.json"  # likewise, in PGDATA
+RESTORED, RESTORING = ".restored.json", ".restoring"  # as backup/restore.py
+JOURNAL = ".placing.json"  # what a `place` that was cut off was about
+ASIDE = re.compile(r"(restored|former)-\d{8}T\d{6}Z")
+LOCK_SECONDS = 30.0  # a server that was told to stop lets go of it with its last process
+
+
+def stamp() -> str:
+    """The moment, as part of a directory's name."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+
+
+def look(volume: Path = VOLUME) -> dict[str, Any]:
+    """What lies aside: by name its installation (None: no whole cluster), whether its restore was cut off, and the timeline that it claims."""
+    aside = {path.name: path for path in sorted(volume.iterdir()) if ASIDE.fullmatch(path.name) and path.is_dir()}
+    return {
+        "in_use": _majors(volume),
+        "placing": _json(volume / JOURNAL),
+        "aside": {name: _facts(path) for name, path in aside.items()},
+    }
+
+
+def place(name: str, volume: Path = VOLUME, seconds: float = LOCK_SECONDS) -> dict[str, Any]:
+    """Put one of those in the place of the cluster in use, which is kept aside; a call that was cut off is finished by the next.
+
+    Raises:
+        UserError: there is none of that name, or another's call was cut off. CheckFailed: a server runs on the volume.
+    """
+    with _held(volume, seconds):
+        journal = _json(volume / JOURNAL)
+        if journal and journal["name"] != name:
+            raise UserError(
+                f"{journal['name']} was being put in place when that was cut off: finish that first (restore --use {journal['name']})"
+            )
+        if not journal:
+            if name not in look(volume)["aside"] or not _majors(volume / name):
+                raise UserError(
+                    f"there is no {name} with a cluster on the volume; there are: {', '.join(look(volume)['aside']) or 'none'}"
+                )
+            journal = {"name": name, "former": _former(volume) if _majors(volume) else None, "phase": "aside"}
+            _write(volume / JOURNAL, journal)
+        if journal["phase"] == "aside":
+            if journal["former"]:
+                former = volume / journal["former"]
+                former.mkdir(mode=0o700, exist_ok=True)
+                _move(volume, former)
+            journal["phase"] = "in"
+            _write(volume / JOURNAL, journal)
+        if (volume / name).is_dir():
+            _move(volume / name, volume)
+            if not any((volume / name).iterdir()):
+                (volume / name).rmdir()
+        (volume / JOURNAL).unlink()
+        _sync(volume)
+    return {"in_place": name, "kept": journal["former"]}
+
+
+def _former(volume: Path) -> str:
+    """A name for what was in use; each moment's is given once."""
+    while (volume / (name := f"former-{stamp()}")).exists():
+        time.sleep(0.1)
+    return name
+
+
+def _move(source: Path, target: Path) -> None:
+    """A cluster and its marks; what was moved already is not there any more."""
+    for entry in (*_majors(source), RESTORED):
+        if (source / entry).exists():
+            (source / entry).rename(target / entry)
+    _sync(target)
+    _sync(source)
+
+
+def remove(name: str, volume: Path = VOLUME) -> dict[str, Any]:
+    """Remove one of those for ever; the caller has a confirmation that names it.
+
+    Raises:
+        UserError: there is none of that name, or it is being put in place.
+    """
+    found = look(volume)
+    if name not in found["aside"]:
+        raise UserError(
+            f"there is no {name} on the volume; there are: {', '.join(found['aside']) or 'none'} (the cluster in use is none of them)"
+        )
+    if found["placing"]:
+        raise UserError(f"{found['placing']['name']} is being put in place: finish that first")
+    shutil.rmtree(volume / name)
+    return {"removed": name}
+
+
+@contextmanager
+def _held(volume: Path, seconds: float) -> Iterator[None]:
+    descriptor = os.open(volume / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise CheckFailed(
+                        f"a server runs on the volume at {volume}: nothing was changed; scale StatefulSet postgres to 0 first"
+                    ) from None
+                time.sleep(0.2)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _majors(directory: Path) -> list[str]:
+    return (
+        sorted(path.name for path in directory.iterdir() if path.name.isdigit() and path.is_dir())
+        if directory.is_dir()
+        else []
+    )
+
+
+def _facts(directory: Path) -> dict[str, Any]:
+    markers = [_json(directory / major / "main" / MARKER) for major in _majors(directory)]
+    owner = next((marker["installation_id"] for marker in markers if marker), None)
+    return {"installation_id": owner, "cut_off": (directory / RESTORING).exists(), "claim": _json(directory / RESTORED)}
+
+
+def _json(file: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return found
+
+
+def _write(file: Path, document: dict[str, Any]) -> None:
+    fresh = file.with_name(f"{file.name}.new")
+    with fresh.open("w", encoding="utf-8") as stream:
+        json.dump(document, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    fresh.rename(file)
+    _sync(file.parent)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
