@@ -10,7 +10,12 @@ from orcheo_db.spec import Spec
 
 TARGETS = (compose, backup, kubernetes)
 # Nothing but rendered files is in these; one of a size that is gone is left over.
-OWNED = ("compose/conf/**/*", "k8s/components/size-*/**/*", "k8s/components/images/*")
+OWNED = (
+    "compose/conf/**/*",
+    "k8s/components/size-*/**/*",
+    "k8s/components/images/*",
+    "k8s/components/s3-backup/jobs.yaml",
+)
 
 
 def render(spec: Spec) -> dict[str, str]:
