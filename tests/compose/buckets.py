@@ -25,7 +25,7 @@ from pathlib import Path
 import docker
 
 from orcheo_db.secrets import Authority
-from tests.conftest import free_port
+from tests.conftest import ROOT, free_port
 
 WEED = Path(sys.executable).with_name("weed")
 READY_SECONDS = 60.0
@@ -126,6 +126,22 @@ class SeaweedFS(Server):
                 return said
             assert time.monotonic() < deadline, said
             time.sleep(0.5)
+
+
+def configured(directory: Path, kind: str, server: Server, **changes: str) -> Path:
+    """A spec with a second repository."""
+    values = {
+        "type": kind, "bucket": BUCKET, "endpoint": server.endpoint, "region": "us-east-1" if kind == "s3" else "", "uri_style": "path",
+        "ca_file": str(server.ca_file), **changes,
+    }  # fmt: skip
+    head, _, rest = (ROOT / "ops" / "spec.toml").read_text().partition("[backup.second]\n")
+    lines = rest.splitlines()
+    for number, line in enumerate(lines[: lines.index("")]):
+        if (name := line.partition(" ")[0]) in values:
+            lines[number] = f'{name} = "{values[name]}"'
+    file = directory / "spec.toml"
+    file.write_text(head + "[backup.second]\n" + "\n".join(lines) + "\n")
+    return file
 
 
 def port_with_grpc() -> int:

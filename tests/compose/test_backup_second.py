@@ -11,29 +11,13 @@ from typing import Any
 import docker
 import pytest
 
-from tests.compose.buckets import BUCKET, Azurite, SeaweedFS, Server, azurite
+from tests.compose.buckets import Azurite, SeaweedFS, azurite, configured
 from tests.compose.test_backup import execute, inside
-from tests.conftest import ROOT, Installation, free_port, remove_leftovers
+from tests.conftest import Installation, free_port, remove_leftovers
 from tests.e2e.api import wait_until
 
 pytestmark = pytest.mark.disruptive
 PROJECT = "orcheo-db-test-second"
-
-
-def configured(directory: Path, kind: str, server: Server, **changes: str) -> Path:
-    """A spec with a second repository."""
-    values = {
-        "type": kind, "bucket": BUCKET, "endpoint": server.endpoint, "region": "us-east-1" if kind == "s3" else "", "uri_style": "path",
-        "ca_file": str(server.ca_file), **changes,
-    }  # fmt: skip
-    head, _, rest = (ROOT / "ops" / "spec.toml").read_text().partition("[backup.second]\n")
-    lines = rest.splitlines()
-    for number, line in enumerate(lines[: lines.index("")]):
-        if (name := line.partition(" ")[0]) in values:
-            lines[number] = f'{name} = "{values[name]}"'
-    file = directory / "spec.toml"
-    file.write_text(head + "[backup.second]\n" + "\n".join(lines) + "\n")
-    return file
 
 
 def credentials(own: Installation, text: str) -> None:

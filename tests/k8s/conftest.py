@@ -18,6 +18,7 @@ from orcheo_db.host import ensure_docker
 from orcheo_db.images import ensure_images
 from orcheo_db.secrets import Store
 from orcheo_db.spec import load_spec
+from tests.compose.buckets import SeaweedFS, configured
 from tests.conftest import ROOT, Installation, only_run_on_this_machine
 from tests.k8s.control import Control
 from tests.k8s.pods import Cluster
@@ -25,6 +26,20 @@ from tests.k8s.pods import Cluster
 OVERLAYS = ("default", "production", "dev")
 # With each component that an overlay of one's own may add.
 ADDED = ("external-database", "app", "cert-manager", "monitoring", "s3-backup")
+
+
+def overlay_on(base: str, directory: Path, name: str) -> Path:
+    """An overlay of this repository's with one more component, as a user adds one; in an empty directory."""
+    up = Path(*[".."] * len(directory.parts[1:])) / ROOT.relative_to("/") / "k8s"
+    document = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": "orcheo",
+        "resources": [str(up / "overlays" / base)],
+        "components": [str(up / "components" / each) for each in (name, "images", "labels")],
+    }
+    directory.joinpath("kustomization.yaml").write_text(yaml.safe_dump(document))
+    return directory
 
 
 @functools.cache
@@ -62,13 +77,32 @@ def default() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The objects of overlay dev (the default one's and the app's); its pods are started by the tests."""
+    """The objects of overlay dev (the default one's and the app's) with component s3-backup; its pods are started by the tests."""
     ensure_docker(install=True)
     ensure_images(load_spec(env={}), ROOT, tmp_path_factory.mktemp("logs"))
+    documents = kustomize(overlay_on("dev", tmp_path_factory.mktemp("dev"), "s3-backup"))
     with only_run_on_this_machine():
-        found = Cluster(kustomize(ROOT / "k8s" / "overlays" / "dev"), tmp_path_factory.mktemp("cluster"))
+        found = Cluster(documents, tmp_path_factory.mktemp("cluster"))
         yield found
         found.close()
+
+
+@pytest.fixture(scope="session")
+def bucket(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    """An S3 server, and the Secret that a user makes for component s3-backup."""
+    directory = tmp_path_factory.mktemp("bucket")
+    server = SeaweedFS(directory / "server")
+    server.start()
+    file = directory / "second.toml"
+    file.touch(0o600)
+    file.write_text(server.credentials)
+    own = Installation(
+        "orcheo-db", 0, directory / "state" / "none", extra={"ORCHEO_DB_SPEC": str(configured(directory, "s3", server))}
+    )
+    made = own.ok("kubernetes", "bucket", "--credentials", str(file), "--json").json
+    cluster.objects["secrets"][made["metadata"]["name"]] = made
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +114,7 @@ def store(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="session")
-def control(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Control]:
+def control(cluster: Cluster, bucket: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Control]:
     """The same with what controllers do: every workload has its pods, and kubectl answers."""
     made = Control(cluster, tmp_path_factory.mktemp("control"))
     for job in ("secrets", "init"):

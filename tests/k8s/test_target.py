@@ -120,6 +120,18 @@ def test_backups_and_the_jobs_that_want_a_volume(own: Installation, control: Con
     assert made["label"] in {each["label"] for each in listed["backups"]} and listed["last_drill"]["result"] == "pass"
 
 
+def test_the_bucket_has_backups_wal_and_drills_of_its_own(own: Installation, control: Control):
+    made = own.ok("backup", "run", "--repository", "second", "--json").json
+    listed = own.ok("backup", "list", "--repository", "second", "--json").json
+    assert made["label"] in {each["label"] for each in listed["backups"]}
+    checks = own.ok("backup", "check", "--json").json["checks"]
+    assert any(each["name"].startswith("second repository: ") for each in checks)
+    record = own.ok("drill", "--repository", "second", "--switch", "--json").json
+    assert record["result"] == "pass"
+    told = control.cluster.objects["configmaps"]["orcheo-db-results"]["data"]
+    assert json.loads(told["second-drill.json"])["ok"] is True
+
+
 def test_a_drill_that_fails_says_so(own: Installation, control: Control):
     """The server is away: no marker can be set."""
     own.place().kubectl.text("scale", "statefulset/postgres", "--replicas=0")  # type: ignore[attr-defined]
@@ -161,6 +173,15 @@ def test_restore_beside_then_in_place_then_back(own: Installation, control: Cont
     assert refused.code == 2 and back["kept"] in refused.message
     own.ok("restore", "--remove", back["kept"], "--confirm", back["kept"])
     assert not (volume / back["kept"]).exists() and not (volume / former).exists()
+
+
+def test_out_of_the_bucket_alone(own: Installation, control: Control):
+    sql(own, "INSERT INTO public.moment VALUES (3)")
+    own.ok("backup", "run", "--repository", "second", "--type", "full")
+    done = own.ok("restore", "--repository", "second", "--json").json
+    own.ok("restore", "--remove", done["volume"], "--confirm", done["volume"])
+    assert done["tables"] >= 59
+    sql(own, "DELETE FROM public.moment WHERE i = 3")
 
 
 def test_rows_of_one_table_come_out(own: Installation, control: Control, tmp_path: Path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -116,3 +118,60 @@ def test_kustomize_takes_the_overlay(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     images = {line.split()[-1] for line in done.stdout.splitlines() if line.strip().startswith("image:")}
     assert images and all(image.startswith("registry.example.com/team/orcheo-db/") for image in images)
+
+
+def second(tmp_path: Path, **values: str) -> Path:
+    """A spec with a second repository."""
+    head, _, rest = (ROOT / "ops" / "spec.toml").read_text().partition("[backup.second]\n")
+    lines = rest.splitlines()
+    for number, line in enumerate(lines[: lines.index("")]):
+        if (name := line.partition(" ")[0]) in values:
+            lines[number] = f'{name} = "{values[name]}"'
+    file = tmp_path / "spec.toml"
+    file.write_text(head + "[backup.second]\n" + "\n".join(lines) + "\n")
+    return file
+
+
+def credentials(tmp_path: Path, text: str, mode: int = 0o600) -> Path:
+    file = tmp_path / "second.toml"
+    file.write_text(text)
+    file.chmod(mode)
+    return file
+
+
+def test_a_buckets_secret_has_what_its_pods_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    spec = second(tmp_path, type="s3", bucket="backups", endpoint="s3.example.com", region="eu-central-1")
+    monkeypatch.setenv("ORCHEO_DB_SPEC", str(spec))
+    file = credentials(tmp_path, 'key = "AKIA"\nsecret = "hidden"\n')
+    made = yaml.safe_load(run("bucket", "--credentials", str(file)).output)
+    assert made["kind"] == "Secret" and made["metadata"]["name"] == "orcheo-db-bucket"
+    data = {name: base64.b64decode(text).decode() for name, text in made["data"].items()}
+    assert data["credentials.conf"] == "[global]\nrepo1-s3-key=AKIA\nrepo1-s3-key-secret=hidden\n"
+    assert "repo1-s3-bucket=backups" in data["pgbackrest.conf"] and "pg1-host-port=8433" in data["pgbackrest.conf"]
+    assert set(data) == {
+        "credentials.conf",
+        "backup.json",
+        "pgbackrest.conf",
+        "pgbackrest-restore.conf",
+        "pgbackrest-relay.conf",
+    }
+    told = json.loads(data["backup.json"])
+    assert told["remote"] is True and told["reach"] == "backups.s3.example.com:443" and "installation_id" not in told
+
+
+@pytest.mark.parametrize(
+    ("values", "text", "mode", "words"),
+    [
+        ({}, 'key = "a"\nsecret = "b"\n', 0o600, "no second repository"),
+        ({"type": "s3"}, 'key = "a"\nsecret = "b"\n', 0o644, "may be read by others"),
+        ({"type": "s3"}, 'key = "a"\n', 0o600, "lacks secret"),
+    ],
+)
+def test_a_bucket_without_what_it_needs_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], text: str, mode: int, words: str
+):
+    more = {"bucket": "backups", "endpoint": "s3.example.com", "region": "eu-central-1"} if values else {}
+    monkeypatch.setenv("ORCHEO_DB_SPEC", str(second(tmp_path, **values, **more)))
+    with pytest.raises(UserError, match=words):
+        result = run("bucket", "--credentials", str(credentials(tmp_path, text, mode)))
+        raise result.exception

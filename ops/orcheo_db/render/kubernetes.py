@@ -57,17 +57,17 @@ def shared(spec: Spec, size: Size) -> Spec:
 def render(spec: Spec) -> dict[str, str]:
     """The files: path relative to the repository -> text. The manifests always have backups, whatever [backup] enabled says."""
     spec = spec.model_copy(update={"backup": spec.backup.model_copy(update={"enabled": True})})
-    files = {"k8s/components/images/kustomization.yaml": _text(images(spec))}
+    files = {"k8s/components/images/kustomization.yaml": text(images(spec))}
     for size in spec.sizes.values():
         place = f"k8s/components/size-{size.name}"
-        files |= {f"{place}/{name}": text for name, text in component(spec, size).items()}
+        files |= {f"{place}/{name}": content for name, content in component(spec, size).items()}
     return files | {"k8s/components/s3-backup/jobs.yaml": second_jobs(spec)}
 
 
 def second_jobs(spec: Spec) -> str:
     """The CronJobs of component s3-backup: the second repository's schedule; what it has no kind for, it does not have."""
     jobs = [name for name in JOBS if name in type(spec.backup.second.schedule).model_fields]
-    return HEADER + "---\n".join(_text(cron_job(spec, job, bucket=True), "") for job in jobs)
+    return HEADER + "---\n".join(text(cron_job(spec, job, bucket=True), "") for job in jobs)
 
 
 def component(spec: Spec, size: Size) -> dict[str, str]:
@@ -85,10 +85,10 @@ def component(spec: Spec, size: Size) -> dict[str, str]:
         "backup.json": json.dumps(told, indent=2) + "\n",
         "app.json": json.dumps(app(spec), indent=2) + "\n",
         "redis.conf": HEADER + "".join(f"{line}\n" for line in redis_lines()),
-        "init.yaml": _text(init_job(spec, size)),
-        "jobs.yaml": HEADER + "---\n".join(_text(cron_job(spec, job), "") for job in JOBS),
+        "init.yaml": text(init_job(spec, size)),
+        "jobs.yaml": HEADER + "---\n".join(text(cron_job(spec, job), "") for job in JOBS),
     }
-    files["kustomization.yaml"] = _text(_kustomization(spec, size))
+    files["kustomization.yaml"] = text(_kustomization(spec, size))
     return files
 
 
@@ -121,7 +121,8 @@ def _string(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _string)
 
 
-def _text(document: Any, head: str = HEADER) -> str:
+def text(document: Any, head: str = HEADER) -> str:
+    """A document as YAML, under a head."""
     return head + yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=140)
 
 
@@ -156,33 +157,34 @@ def _kustomization(spec: Spec, size: Size) -> dict[str, Any]:
 
 def _patch(kind: str, name: str, operations: list[dict[str, Any]], *, group: str = "apps") -> dict[str, Any]:
     target = {"group": group, "version": "v1", "kind": kind, "name": name}
-    return {"target": target, "patch": _text(operations, "")}
+    return {"target": target, "patch": text(operations, "")}
 
 
 def _set(path: str, value: Any) -> dict[str, Any]:
     return {"op": "replace", "path": path, "value": value}
 
 
-def _mebibytes(count: int) -> str:
+def mebibytes(count: int) -> str:
+    """Bytes as a Kubernetes quantity."""
     return f"{count // 2**20}Mi"
 
 
 def _requests(spec: Spec, size: Size) -> tuple[str, str]:
     """PostgreSQL's requests: half the memory and a quarter of a CPU for the smallest size, from the next one on what it may use."""
     small = size.name == next(iter(spec.sizes))
-    return (SMALL_CPU["postgres"], _mebibytes(size.memory // 4)) if small else (str(size.cpus), _mebibytes(size.memory))
+    return (SMALL_CPU["postgres"], mebibytes(size.memory // 4)) if small else (str(size.cpus), mebibytes(size.memory))
 
 
 def _limits(spec: Spec, size: Size) -> list[dict[str, Any]]:
     limits = container_limits(size, spec)
     cpu, memory = _requests(spec, size)
     at = "/spec/template/spec/containers/0/resources"
-    postgres = _resources(cpu, memory, _mebibytes(limits.postgres), str(size.cpus))
-    pooler = _resources(SMALL_CPU["pgbouncer"], "64Mi", _mebibytes(limits.pgbouncer))
-    backup = _resources(SMALL_CPU["backup"], "128Mi", _mebibytes(spec.backup.memory))
+    postgres = _resources(cpu, memory, mebibytes(limits.postgres), str(size.cpus))
+    pooler = _resources(SMALL_CPU["pgbouncer"], "64Mi", mebibytes(limits.pgbouncer))
+    backup = _resources(SMALL_CPU["backup"], "128Mi", mebibytes(spec.backup.memory))
     # For `orcheo-db --target kubernetes`, which measures the running tier by it.
     told = {"op": "add", "path": "/metadata/annotations", "value": {"orcheo-db/size": size.name}}
-    shm = {"medium": "Memory", "sizeLimit": _mebibytes(limits.shm)}
+    shm = {"medium": "Memory", "sizeLimit": mebibytes(limits.shm)}
     return [
         _patch("StatefulSet", "postgres", [_set(at, postgres), _set("/spec/template/spec/volumes/0/emptyDir", shm)]),
         _patch("Deployment", "pgbouncer", [_set(at, pooler), _set("/spec/replicas", POOLERS), told]),
@@ -289,7 +291,7 @@ def cron_job(spec: Spec, job: str, *, bucket: bool = False) -> dict[str, Any]:
         "env": _environment(
             {"PGBACKREST_CONFIG": "/etc/orcheo-db/pgbackrest.conf", "PGBACKREST_CONFIG_INCLUDE_PATH": SECRETS}
         ),
-        "resources": _resources(SMALL_CPU["job"], "128Mi", _mebibytes(spec.backup.memory)),
+        "resources": _resources(SMALL_CPU["job"], "128Mi", mebibytes(spec.backup.memory)),
         "securityContext": HARDENED,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
@@ -380,8 +382,8 @@ def bucket_secret(spec: Spec, files: dict[str, bytes], account: str) -> dict[str
     """
     told = service(spec, "", second=True, account=account)
     del told["installation_id"]
-    text = {**second(spec, SECOND_PORT), "backup.json": json.dumps(told, indent=2) + "\n"}
-    every = {name: content.encode() for name, content in text.items()} | files
+    settings = {**second(spec, SECOND_PORT), "backup.json": json.dumps(told, indent=2) + "\n"}
+    every = {name: content.encode() for name, content in settings.items()} | files
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -409,7 +411,7 @@ def init_job(spec: Spec, size: Size) -> dict[str, Any]:
         "imagePullPolicy": "IfNotPresent",
         "command": ["python", "-m", "orcheo_db.bootstrap", "--json"],
         "env": _environment(environment),
-        "resources": _resources(SMALL_CPU["init"], "256Mi", _mebibytes(limits.init)),
+        "resources": _resources(SMALL_CPU["init"], "256Mi", mebibytes(limits.init)),
         "securityContext": HARDENED,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [_mount("secrets", SECRETS, readOnly=True), _mount("tmp", "/tmp")],  # noqa: S108 - the container's own
