@@ -14,8 +14,10 @@ import pytest
 
 from orcheo_db.cluster import secrets
 from orcheo_db.spec import load_spec
+from orcheo_db.tuning import app_limits
 from tests.conftest import ROOT
 from tests.k8s.conftest import ADDED, OVERLAYS, kustomize, overlay_with
+from tests.k8s.pods import quantity
 
 Document = dict[str, Any]
 RELEASES = ("1.30", "1.31", "1.32", "1.33", "1.34")
@@ -214,6 +216,20 @@ def test_a_default_deny_and_only_the_labels_way_in(default: list[Document]):
     assert policies["client"]["podSelector"]["matchLabels"] == {"orcheo-db/client": "true"}
     reach = policies["postgres"]["ingress"][0]["from"][0]["podSelector"]["matchExpressions"][0]["values"]
     assert sorted(reach) == ["backup", "init", "jobs", "pgbouncer"]
+
+
+@pytest.mark.parametrize("documents", ["app", "s3-backup"], indirect=True)
+def test_limits_that_a_component_writes_are_the_specs(documents: list[Document]):
+    spec = load_spec(env={})
+    app = app_limits(spec)
+    wanted = {
+        "StatefulSet/backend/backend": app["BACKEND_MEMORY"],
+        "Deployment/worker/worker": app["WORKER_MEMORY"],
+        "Deployment/beat/beat": app["BEAT_MEMORY"],
+        "StatefulSet/second/second": spec.backup.memory,
+    }
+    found = {name: each["resources"]["limits"]["memory"] for name, each, _ in containers(documents) if name in wanted}
+    assert found and all(quantity(text) == wanted[name] for name, text in found.items()), found
 
 
 @pytest.mark.parametrize("documents", ["s3-backup"], indirect=True)

@@ -69,7 +69,8 @@ def test_the_set_of_files(spec: Spec, files: dict[str, str]) -> None:
         *alone,
     )
     pods = {f"k8s/components/size-{size}/{name}" for size in spec.sizes for name in shared}
-    pods.add("k8s/components/images/kustomization.yaml")
+    pods |= {"k8s/components/images/kustomization.yaml", "k8s/components/s3-backup/jobs.yaml"}
+    pods |= {f"k8s/cloudnative-pg/cluster-{size}.yaml" for size in spec.sizes}
     assert set(files) == wanted | {f"compose/conf/{name}" for name in alone} | pods
     for path, text in files.items():
         assert text.startswith(HEADER) or path.endswith(".json"), path
