@@ -30,7 +30,8 @@ from orcheo_db.targets.external import ExternalTarget
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = Path(sys.executable).with_name("orcheo-db")
-TEST_PROJECT = "orcheo-db-test"
+LANE = os.environ.get("ORCHEO_DB_TEST_LANE", "")  # lanes.py runs two at once, under its own lock
+TEST_PROJECT = f"orcheo-db-test{LANE and f'-{LANE}'}"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -172,10 +173,10 @@ _held: list[str] = []
 @contextmanager
 def only_run_on_this_machine() -> Iterator[None]:
     """Two runs share a Docker daemon and the suite's project names: the second is told so, and removes nothing."""
-    if _held:  # by this run itself, for another stack of it
+    if _held or LANE:  # by this run itself, for another stack of it
         yield
         return
-    with (Path(tempfile.gettempdir()) / f"{TEST_PROJECT}.lock").open("w") as held:
+    with (Path(tempfile.gettempdir()) / "orcheo-db-test.lock").open("w") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

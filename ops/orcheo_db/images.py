@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +19,7 @@ import docker
 from docker.errors import ImageNotFound
 
 from orcheo_db.base_image import ensure_base_image
-from orcheo_db.console import Step, step
+from orcheo_db.console import Step, say, step
 from orcheo_db.errors import UserError
 from orcheo_db.host import build_client, ca_bundle
 from orcheo_db.spec import Spec
@@ -106,6 +109,27 @@ def ensure_images(spec: Spec, root: Path, logs: Path, names: Sequence[str] | Non
     Raises:
         UserError: the base image can't be had, or a build fails (with the reason that its log gives).
     """
+    with _alone():
+        return _ensure(spec, root, logs, names)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One building command at a time for a user of this machine: two installations share their images."""
+    place = Path(tempfile.gettempdir()) / f"orcheo-db-images-{os.getuid()}.lock"
+    descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another command builds images: waiting for it")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _ensure(spec: Spec, root: Path, logs: Path, names: Sequence[str] | None) -> list[str]:
     done = ensure_base_image(spec.images.base, spec.versions.debian)
     for image in images(spec):
         if names is not None and image.name not in names:

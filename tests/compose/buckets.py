@@ -108,6 +108,7 @@ class SeaweedFS(Server):
         argv = [
             str(WEED), "server", "-dir=data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *ports, "-filer", "-s3", f"-s3.ip.bind={self.host}",
             f"-s3.port={self.port}", f"-s3.port.grpc={self._s3_grpc}", "-s3.config=s3.json", "-s3.cert.file=server.crt", "-s3.key.file=server.key",
+            "-s3.port.iceberg=0", "-s3.port.lance=0",  # two of these run at once
             "-s3.autoCreateBucket=false", "-master.volumeSizeLimitMB=64", "-volume.max=100", "-master.telemetry=false",
         ]  # fmt: skip
         self._start(argv, self.answers)

@@ -93,16 +93,17 @@ def bucket(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     directory = tmp_path_factory.mktemp("bucket")
     server = SeaweedFS(directory / "server")
     server.start()
-    file = directory / "second.toml"
-    file.touch(0o600)
-    file.write_text(server.credentials)
-    own = Installation(
-        "orcheo-db", 0, directory / "state" / "none", extra={"ORCHEO_DB_SPEC": str(configured(directory, "s3", server))}
-    )
-    made = own.ok("kubernetes", "bucket", "--credentials", str(file), "--json").json
-    cluster.objects["secrets"][made["metadata"]["name"]] = made
-    yield server
-    server.stop()
+    try:
+        file = directory / "second.toml"
+        file.touch(0o600)
+        file.write_text(server.credentials)
+        extra = {"ORCHEO_DB_SPEC": str(configured(directory, "s3", server))}
+        own = Installation("orcheo-db", 5432, directory / "state" / "none", extra=extra)
+        made = own.ok("kubernetes", "bucket", "--credentials", str(file), "--json").json
+        cluster.objects["secrets"][made["metadata"]["name"]] = made
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +137,10 @@ def control(cluster: Cluster, bucket: SeaweedFS, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="session")
-def own(control: Control, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+def own(control: Control, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """The command line for that cluster."""
     state = tmp_path_factory.mktemp("states") / "orcheo-db-kubernetes-test-orcheo"
-    return Installation("orcheo-db", 0, state, kind="kubernetes", extra=control.environment())
+    with pytest.MonkeyPatch.context() as patch:  # also for this process' own target
+        for name, value in control.environment().items():
+            patch.setenv(name, value)
+        yield Installation("orcheo-db", 5432, state, kind="kubernetes", extra=control.environment())

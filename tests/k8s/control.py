@@ -26,6 +26,7 @@ from tests.k8s.pods import Cluster, Pod
 SCRIPT = Path(__file__).with_name("fake_kubectl.py")
 KINDS = {"pod": "Pod", "job": "Job", "cronjob": "CronJob", "statefulset": "StatefulSet", "deployment": "Deployment", "secret": "Secret", "configmap": "ConfigMap", "event": "Event"}  # fmt: skip
 LABEL = "app.kubernetes.io/name"
+PERIOD = 5.0  # seconds between two readiness probes
 
 
 def moment() -> str:
@@ -51,6 +52,7 @@ class Control:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.events: list[dict[str, Any]] = []
         self.calls: list[list[str]] = []
+        self.readiness: dict[str, tuple[float, bool]] = {}  # by container
         self.unscheduled: set[str] = set()  # names of pods that no node takes
         self.lock = threading.RLock()
         self.address = base / "control"
@@ -119,7 +121,7 @@ class Control:
         statuses = []
         for each in pod.spec["containers"]:
             state = self.state(pod, each["name"])
-            ready = "running" in state and (not each.get("readinessProbe") or pod.probe(each["name"], "readinessProbe"))
+            ready = "running" in state and self.ready(pod, each)
             statuses.append({"name": each["name"], "image": each["image"], "ready": ready, "state": state})
         ended = [each["state"]["terminated"]["exitCode"] for each in statuses if "terminated" in each["state"]]
         phase = "Running" if len(ended) < len(statuses) else ("Failed" if any(ended) else "Succeeded")
@@ -129,6 +131,18 @@ class Control:
             "spec": pod.spec,
             "status": {"phase": phase, "containerStatuses": statuses},
         }
+
+    def ready(self, pod: Pod, container: dict[str, Any]) -> bool:
+        """What the readiness probe said; looked at again after some seconds, as kubelet does."""
+        if not container.get("readinessProbe"):
+            return True
+        key = pod.containers.get(container["name"], "")
+        at, said = self.readiness.get(key, (0.0, False))
+        # A "no" is asked again at once: every wait would take a period longer.
+        if not said or time.monotonic() - at > PERIOD:
+            said = pod.probe(container["name"], "readinessProbe")
+            self.readiness[key] = (time.monotonic(), said)
+        return said
 
     @staticmethod
     def state(pod: Pod, container: str) -> dict[str, Any]:
@@ -212,7 +226,10 @@ class Control:
 
     def answer(self, argv: list[str], told: str) -> Answer:
         self.calls.append(argv)
+        argv = self.long(argv)
         words = [word for word in argv if not word.startswith(("--namespace=", "--context=", "--request-timeout="))]
+        verb = next((word for word in words if not word.startswith("--")), "")
+        words = [verb, *(word for number, word in enumerate(words) if number != words.index(verb))] if verb else words
         if words[:2] == ["config", "current-context"]:
             return Answer("test\n")
         if f"--namespace={self.cluster.namespace}" not in argv:
@@ -230,6 +247,16 @@ class Control:
         return found
 
     @staticmethod
+    def long(argv: list[str]) -> list[str]:
+        """kubectl's short options as long ones, up to a command that is run in a pod."""
+        until = argv.index("--") if "--" in argv else len(argv)
+        made, rest = [], iter(argv[:until])
+        for word in rest:
+            name = {"-n": "--namespace", "-c": "--container"}.get(word)
+            made.append(f"{name}={next(rest)}" if name else word)
+        return [*made, *argv[until:]]
+
+    @staticmethod
     def options(words: list[str]) -> dict[str, str]:
         until = words.index("--") if "--" in words else len(words)
         pairs = (word[2:].partition("=") for word in words[:until] if word.startswith("--"))
@@ -245,7 +272,7 @@ class Control:
             found = [each for each in found if each["metadata"]["name"] == names[1]]
             return Answer(json.dumps(found[0]) if found else "")
         selector = dict(each.split("=") for each in options.get("selector", "").split(",") if each)
-        found = [each for each in found if selector.items() <= each["metadata"].get("labels", {}).items()]
+        found = [each for each in found if selector.items() <= each.get("metadata", {}).get("labels", {}).items()]
         return Answer(json.dumps({"kind": "List", "items": found}))
 
     def do_exec(self, names: list[str], options: dict[str, str], words: list[str], _told: str) -> Answer:

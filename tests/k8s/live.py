@@ -34,7 +34,7 @@ class Live:
             base / "state" / "unused"
         )  # its parent is what counts: the directory's name is made of context and namespace
         more = {**environment, "ORCHEO_DB_NAMESPACE": self.namespace}
-        self.own = Installation("orcheo-db", 0, state, kind="kubernetes", extra=more)
+        self.own = Installation("orcheo-db", 5432, state, kind="kubernetes", extra=more)
         self.write_overlay()
 
     def write_overlay(self, *patches: dict[str, Any]) -> None:

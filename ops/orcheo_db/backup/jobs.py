@@ -168,8 +168,15 @@ def rendered() -> str:
     return found.decode()
 
 
+def _start_relay(config: Config, say: Heard, stop: Stop) -> None:
+    """Have WAL taken over into a second repository, beside whatever else the service does."""
+    if config.remote:
+        threading.Thread(target=relay.Relay(config, say).forever, args=(stop,), name="relay", daemon=True).start()
+
+
 def serve_elsewhere(config: Config, say: Heard) -> None:
-    """The service where the schedule is another's (Kubernetes' CronJobs): the stanza and the first backup, then its pages until SIGTERM.
+    """The service where the schedule is another's (Kubernetes' CronJobs): the stanza and the first backup, then its pages until SIGTERM;
+    of a second repository, the WAL, too.
 
     Its health says no until there is a backup.
     """
@@ -179,6 +186,7 @@ def serve_elsewhere(config: Config, say: Heard) -> None:
     pulse.problem = "there is no backup yet"
     server = metrics.serve(ADDRESS, PORT, _pages(config, pulse))
     stop.install()
+    _start_relay(config, say, stop)
     while not stop.requested:
         pulse.beat()
         if pulse.problem:
@@ -214,8 +222,6 @@ def serve(config: Config, say: Heard) -> None:
     server = metrics.serve(ADDRESS, PORT, _pages(config, pulse))
     loop = Loop(runner(config, heard), config.repository, config.conf / "backup.json", stop=stop, pulse=pulse, say=say)
     stop.install()
-    if config.remote:
-        relaying = threading.Thread(target=relay.Relay(config, say).forever, args=(stop,), name="relay", daemon=True)
-        relaying.start()
+    _start_relay(config, say, stop)
     loop.forever()
     server.shutdown()

@@ -98,6 +98,11 @@ class Target(ABC):
         return self.with_backup and self.spec.backup.has_second
 
     @property
+    def pooler_spec(self) -> Spec:
+        """The spec as one PgBouncer is configured by it; where there are several, each has its share of the connections."""
+        return self.spec
+
+    @property
     @abstractmethod
     def volume(self) -> str:
         """The name of PostgreSQL's volume."""

@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.targets.base import Result
 
 REQUEST_TIMEOUT = "30s"  # for one answer of the API server; a cluster that is away is said so, not waited for
+AGAIN_SECONDS = 1.0  # between two tries to forward a port again
 ENDED = re.compile(r"command terminated with exit code \d+\s*$")
 FORWARDING = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+) ->")
 
@@ -44,7 +47,7 @@ class Kubectl:
 
     def __init__(self, namespace: str, context: str | None = None) -> None:
         self.namespace, self.context = namespace, context
-        self._forwards: dict[tuple[str, int], tuple[subprocess.Popen[str], int]] = {}
+        self._forwards: dict[tuple[str, int], Forward] = {}
 
     def argv(self, *words: str) -> list[str]:
         """The command."""
@@ -99,40 +102,72 @@ class Kubectl:
     def forward(self, resource: str, port: int) -> int:
         """A port of this machine's loopback that leads to a port of `resource` ("svc/pgbouncer") for as long as this process lives.
 
+        kubectl's forwarding ends with its pod, or with its connection to the cluster: then it is begun again, on the same local port.
+
         Raises:
             CheckFailed: there is no pod behind it, or kubectl may not.
         """
-        process, local = self._forwards.get((resource, port), (None, 0))
-        if process is not None and process.poll() is None:
-            return local
+        found = self._forwards.get((resource, port))
+        if found is None:
+            found = self._forwards[resource, port] = Forward(self, resource, port)
+            atexit.register(found.close)
+        return found.local
+
+    def hold(self) -> None:
+        """Stay for as long as ports are forwarded."""
+        while self._forwards:
+            time.sleep(1)
+
+    def close(self, *resources: str) -> None:
+        """End the forwarded ports of these resources: the pods behind them are going to be others."""
+        for key in [key for key in self._forwards if key[0] in resources]:
+            self._forwards.pop(key).close()
+
+
+class Forward:
+    """One `kubectl port-forward`, begun again whenever it ends.
+
+    Raises:
+        CheckFailed: it can't be begun, with kubectl's own words.
+    """
+
+    def __init__(self, kubectl: Kubectl, resource: str, port: int) -> None:
+        self._kubectl, self._resource, self._port = kubectl, resource, port
+        self._closed = False
+        self._process, self.local = self._begin(0)
+        threading.Thread(target=self._keep, daemon=True).start()
+
+    def _begin(self, local: int) -> tuple[subprocess.Popen[str], int]:
+        ports = f"{local or ''}:{self._port}"
         process = subprocess.Popen(
-            self.argv("port-forward", "--address=127.0.0.1", resource, f":{port}"),
+            self._kubectl.argv("port-forward", "--address=127.0.0.1", self._resource, ports),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
         match = FORWARDING.match(process.stdout.readline())
         if match is None:
             process.terminate()
-            raise CheckFailed(f"kubectl port-forward {resource} in {self.place()}: {_reason(process.communicate()[1])}")
-        atexit.register(process.terminate)
-        self._forwards[resource, port] = process, int(match[1])
-        return int(match[1])
+            raise CheckFailed(
+                f"kubectl port-forward {self._resource} in {self._kubectl.place()}: {_reason(process.communicate()[1])}"
+            )
+        return process, int(match[1])
 
-    def hold(self) -> None:
-        """Stay until a forwarded port ends.
-
-        Raises:
-            CheckFailed: it ended, with kubectl's own words.
-        """
-        for process, _ in self._forwards.values():
-            raise CheckFailed(f"kubectl port-forward ended: {_reason(process.communicate()[1])}")
+    def _keep(self) -> None:
+        while not self._closed:
+            self._process.communicate()  # until it ends; what it says is read, lest its pipes fill
+            while not self._closed:
+                try:
+                    self._process, _ = self._begin(self.local)
+                    break
+                except CheckFailed:  # no pod yet
+                    time.sleep(AGAIN_SECONDS)
+        self._process.terminate()
 
     def close(self) -> None:
-        """End every forwarded port: the pods behind them are going to be others."""
-        for process, _ in self._forwards.values():
-            process.terminate()
-            process.wait()
-        self._forwards.clear()
+        """End it."""
+        self._closed = True
+        self._process.terminate()
+        self._process.wait()
 
 
 def current_context() -> str:

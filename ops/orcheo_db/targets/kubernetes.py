@@ -16,6 +16,7 @@ from orcheo_db import handed
 from orcheo_db.cluster.secrets import INSTALLATION, installation_of, take
 from orcheo_db.console import step
 from orcheo_db.errors import CheckFailed, UserError
+from orcheo_db.render.kubernetes import SECOND_PORT, shared
 from orcheo_db.secrets import Store
 from orcheo_db.spec import Size, Spec
 from orcheo_db.targets.base import Endpoint, Facts, Result, ServiceState, Target
@@ -120,6 +121,10 @@ class KubernetesTarget(Target):
     @property
     def with_second(self) -> bool:
         return self.workload(BY_NAME["second"]) is not None
+
+    @property
+    def pooler_spec(self) -> Spec:
+        return shared(self.spec, self.size)
 
     @property
     def volume(self) -> str:
@@ -237,7 +242,7 @@ class KubernetesTarget(Target):
         pod = self.pod(service)
         known = BY_NAME[service]
         gone = {each["metadata"]["uid"] for each in self.pods(known) if each["metadata"]["name"] == pod}
-        self.kubectl.close()
+        self.kubectl.close(f"svc/{known.workload}")
         self.kubectl.text("delete", "pod", pod, *how)
         self.ready(service, without=gone)
 
@@ -256,7 +261,7 @@ class KubernetesTarget(Target):
             CheckFailed: it does not come to be so.
         """
         known = BY_NAME[service]
-        self.kubectl.close()
+        self.kubectl.close(f"svc/{known.workload}")
         with step(f"Scaling {service} to {replicas}"):
             names = [pod["metadata"]["name"] for pod in self.pods(known, fresh=True)]
             self.kubectl.text("scale", f"{known.kind.lower()}/{known.workload}", f"--replicas={replicas}")
@@ -281,7 +286,7 @@ class KubernetesTarget(Target):
             CheckFailed: it does not come to be so.
         """
         known = BY_NAME[service]
-        self.kubectl.close()
+        self.kubectl.close(f"svc/{known.workload}")
         self.kubectl.text("rollout", "restart", f"{known.kind.lower()}/{known.workload}")
         self.ready(service)
 
@@ -335,7 +340,12 @@ class KubernetesTarget(Target):
             return f"kubectl://{self.pod(role)}?namespace={self.project}&container={BY_NAME[role].container}{context}"
 
         roles = ["postgres", "pgbouncer"] if self.managed_server else ["pgbouncer"]
-        return image_facts(self, {role: host(role) for role in roles}, {"postgres": ("tcp://8432",)})
+        return image_facts(self, {role: host(role) for role in roles}, {"postgres": self._beside()})
+
+    def _beside(self) -> tuple[str, ...]:
+        """What the other containers of PostgreSQL's pod listen on."""
+        ports = {"pgbackrest": 8432, **({"pgbackrest-second": SECOND_PORT} if self.with_second else {})}
+        return tuple(f"tcp://{port}" for port in ports.values())
 
     def psql(self, role: str, *, direct: bool, interactive: bool, arguments: Sequence[str]) -> int:
         """psql in the pod that it is about, with the password in a file of that container's memory for as long as it runs; its exit code."""
