@@ -132,12 +132,12 @@ def one_off(target: Target, argv: list[str], told: str) -> str:
 
 def access(target: Target) -> dict[str, Any]:
     """How to call the API: its address, where the token lies, and a command to try."""
-    url = target.app_url()
+    url, before = target.app_told()
     token = app_secrets.path(target.store, app_secrets.BOOTSTRAP_TOKEN)
     return {
         "url": url,
         "token_file": str(token),
-        "try": f"curl -H @{app_secrets.path(target.store, app_secrets.HEADER)} {url}/api/workspaces/me",
+        "try": f"{before}curl -H @{app_secrets.path(target.store, app_secrets.HEADER)} {url}/api/workspaces/me",
     }
 
 

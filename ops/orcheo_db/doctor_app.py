@@ -30,7 +30,7 @@ def app_checks() -> Iterator[tuple[str, Callable[[str, Target], Check]]]:
 
 
 def _api(name: str, target: Target) -> Check:
-    url = f"{app_lifecycle.access(target)['url']}/api/workspaces/me"
+    url = f"{target.app_url()}/api/workspaces/me"
     token = app_secrets.read(target.store, app_secrets.BOOTSTRAP_TOKEN)
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})  # noqa: S310 - http on loopback
     remedy = f"run `{target.up_command} WITH=app`, look into `docker logs {target.project}-backend-1`"

@@ -263,7 +263,9 @@ def test_migration_there_and_back(own: Installation, control: Control, empty: No
     finally:
         own.extra.pop("ORCHEO_VAULT_ENCRYPTION_KEY")
     # The app is stopped now, as the rollback says; started again by an apply.
-    states = {each["name"]: each["state"] for each in own.ok("status", "--json").json["services"]}
+    ran = own.run("status", "--json")
+    assert ran.code == 1 and "scaled to 0" in ran.message and "kubectl apply" in ran.message
+    states = {each["name"]: each["state"] for each in ran.json["services"]}
     assert states["backend"] == states["worker"] == states["beat"] == "scaled to 0"
 
 

@@ -165,6 +165,10 @@ class Target(ABC):
         """Where Orcheo's API answers, as a client on this machine sees it."""
         return f"http://127.0.0.1:{self.spec.app.port}"
 
+    def app_told(self) -> tuple[str, str]:
+        """Where a person finds Orcheo's API, and what has to stand before a command that calls it."""
+        return self.app_url(), ""
+
     @abstractmethod
     def facts(self) -> Facts:
         """What the verify suite needs to know."""

@@ -324,6 +324,12 @@ class KubernetesTarget(Target):
     def app_url(self) -> str:
         return f"http://{LOCAL}:{self.kubectl.forward('svc/backend', 8000)}"
 
+    def app_told(self) -> tuple[str, str]:
+        port = self.spec.app.port
+        return f"http://{LOCAL}:{port}", " ".join(
+            self.kubectl.argv("port-forward", "svc/backend", f"{port}:8000")
+        ) + " & "
+
     def client_dsn(self, role: str | None = None, *, direct: bool = False) -> str:
         """The DSN for a pod of the cluster that has label orcheo-db/client, with Secret orcheo-db-app's ca.crt at the place named."""
         self.store.installation_id()
