@@ -1,4 +1,4 @@
-"""`make test`: the suite in two lanes at once, then what measures Orcheo under load by itself. Most tests wait for containers, not for a processor.
+"""`make test-lanes`: the suite in two lanes at once, then what measures Orcheo under load by itself. Most tests wait for containers, not for a processor.
 
 Each lane is a pytest of its own, with stacks of its own; lines are marked with the lane's name. Options are handed to all of them
 (PYTEST_ADDOPTS works, too); a path or an expression is better given to pytest itself.
