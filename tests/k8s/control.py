@@ -284,9 +284,9 @@ class Control:
 
     def do_logs(self, names: list[str], options: dict[str, str], _words: list[str], _told: str) -> Answer:
         pod = self.cluster.pods[names[0].removeprefix("pod/")]
-        return Answer(
-            more={"run": ["sh", "-c", f"exec docker logs --follow {pod.containers[options['container']]} 2>&1"]}
-        )
+        follow = "--follow" if "follow" in options else ""
+        identity = pod.containers[options["container"]]
+        return Answer(more={"run": ["sh", "-c", f"exec docker logs {follow} {identity} 2>&1"]})
 
     def do_port_forward(self, names: list[str], _options: dict[str, str], _words: list[str], _told: str) -> Answer:
         service, port = names[0].removeprefix("svc/"), int(names[1].removeprefix(":"))

@@ -8,20 +8,29 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orcheo_db.host import ensure_docker
+from orcheo_db.images import ensure_images
+from orcheo_db.spec import load_spec
 from orcheo_db.targets.kubernetes import KubernetesTarget
-from tests.conftest import ROOT
+from tests.conftest import ROOT, only_run_on_this_machine
 from tests.k8s.live import Live
+from tests.k8s.pods import Cluster
+from tests.k8s.rehearsal import Rehearsal
 
 pytestmark = [pytest.mark.live, pytest.mark.disruptive]
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     base = tmp_path_factory.mktemp("live")
+    if request.config.getoption("--live") == "pods":
+        yield from rehearsed(base, tmp_path_factory)
+        return
     try:
         made = Live(base, {})
         answers = made.run("get", "--raw=/readyz", "--request-timeout=10s")
@@ -36,6 +45,20 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     assert made.run("apply", "--filename=-", input=text).returncode == 0
     yield made
     assert made.run("delete", "namespace", made.namespace, "--timeout=300s", timeout=320).returncode == 0
+
+
+def rehearsed(base: Path, factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """The same on containers."""
+    ensure_docker(install=True)
+    ensure_images(load_spec(env={}), ROOT, factory.mktemp("logs"))
+    with only_run_on_this_machine(), pytest.MonkeyPatch.context() as patch:
+        cluster = Cluster([], factory.mktemp("cluster"), namespace="rehearsal")
+        control = Rehearsal(cluster, factory.mktemp("control"))
+        for name, value in control.environment().items():
+            patch.setenv(name, value)
+        yield Live(base, {"KUBECTL": str(control.bin / "kubectl"), **control.environment()}, "rehearsal")
+        control.close()
+        cluster.close()
 
 
 def sql(live: Live, text: str) -> str:
