@@ -144,6 +144,17 @@ class Live:
         self.ok("delete", "pod", name)
         return phase, log
 
+    def load_runs(self) -> bool:
+        """Whether the load's pod has begun.
+
+        Raises:
+            AssertionError: it has ended instead.
+        """
+        log = self.run(f"--namespace={self.namespace}", "logs", "pod/load", "--container=app").stdout
+        phase = self.get("pod", "load")["status"].get("phase")
+        assert phase != "Failed", log
+        return "started" in log
+
     @contextmanager
     def load(self, seconds: int) -> Iterator[dict[str, Any]]:
         """Load from inside the cluster while the body runs; its answer afterwards."""
@@ -159,12 +170,7 @@ class Live:
         # The DSN has a password: it comes by a file, and is in no command line.
         command = ["sh", "-c", f'exec python /script/load.py "$(cat /script/dsn)" {seconds}']
         self.pod("load", {"orcheo-db/client": "true"}, command)
-        self.wait(
-            lambda: (
-                "started" in self.run(f"--namespace={self.namespace}", "logs", "pod/load", "--container=app").stdout
-            ),
-            "the load starts",
-        )
+        self.wait(self.load_runs, "the load starts")
         answer: dict[str, Any] = {}
         try:
             yield answer

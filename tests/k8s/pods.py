@@ -278,7 +278,11 @@ class Pod:
         own = [{"name": name, "persistentVolumeClaim": {"claimName": claim}} for name, claim in self.claims.items()]
         self.volumes = {each["name"]: self._volume(each) for each in [*self.spec["volumes"], *own]}
         image = self.spec["containers"][0]["image"]
-        names = [word for name in self.cluster.services(self.labels) for word in ("--network-alias", name)]
+        names = [
+            word
+            for name in self.cluster.services(self.labels)
+            for word in ("--network-alias", name, "--network-alias", f"{name}.{self.cluster.namespace}.svc")
+        ]
         self.holder = self._docker(
             "run", "--detach", f"--name={self.cluster.name}-{self.name}", f"--hostname={self.name}", f"--network={self.cluster.name}", *names,
             "--entrypoint=sleep", image, "infinity",
@@ -391,7 +395,7 @@ class Pod:
     def terminate(self) -> float:
         """As a deleted pod ends: preStop, the stop signal, SIGKILL after the grace period; returns the seconds that it took."""
         begun = time.monotonic()
-        grace = self.spec["terminationGracePeriodSeconds"]
+        grace = self.spec.get("terminationGracePeriodSeconds", 30)  # Kubernetes' own
         for each in self.spec["containers"]:
             hook = each.get("lifecycle", {}).get("preStop")
             if hook:
