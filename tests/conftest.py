@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -81,6 +82,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("disruptive"):
                 item.add_marker(pytest.mark.skip(reason="disruptive, and --existing names somebody's running stack"))
+
+
+def spec_with_second(directory: Path, **values: str) -> Path:
+    """The spec with values of [backup.second], as a file in the directory."""
+    head, _, rest = (ROOT / "ops" / "spec.toml").read_text().partition("[backup.second]\n")
+    for name, value in values.items():
+        rest, count = re.subn(rf"(?m)^{name} = .*$", f'{name} = "{value}"', rest, count=1)
+        assert count == 1, name
+    file = directory / "spec.toml"
+    file.write_text(head + "[backup.second]\n" + rest)
+    return file
 
 
 def free_port(address: str = "127.0.0.1") -> int:
@@ -162,6 +174,18 @@ class Installation:
                 patch.setenv(name, value)
             self._place = Context("kubernetes", None, as_json=False).cluster()
         return self._place
+
+    def verify(self, *options: str, timeout: float = 900) -> None:
+        """The same suite as for every target, on what runs here.
+
+        Raises:
+            AssertionError: a test fails, or none ran.
+        """
+        argv = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--existing"]
+        argv += [f"--verify-target={self.kind}", "tests/verify", *options]
+        done = subprocess.run(argv, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=timeout)
+        assert done.returncode == 0, done.stdout[-6000:]
+        assert " passed" in done.stdout
 
     def destroy(self) -> None:
         assert self.run("destroy", "--confirm", "yes").code == 0

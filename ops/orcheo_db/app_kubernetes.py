@@ -8,14 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from orcheo_db import app_secrets
+from orcheo_db import app_secrets, upgrade_app
 from orcheo_db.cluster.secrets import INSTALLATION, PREFIX, SEPARATOR
 from orcheo_db.console import step
-from orcheo_db.errors import CheckFailed, UserError, refused
-from orcheo_db.lifecycle_steps import last_line
+from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.targets.kubernetes import APP, KubernetesTarget
-
-SAYS = "upgrade: "  # how the job's own lines begin
 
 
 def verify(target: KubernetesTarget, key: str | None) -> dict[str, Any]:
@@ -27,19 +24,10 @@ def verify(target: KubernetesTarget, key: str | None) -> dict[str, Any]:
     Raises:
         UserError: exit code 2 of the job. CheckFailed: any other failure. Both with the job's own last line.
     """
-    app = target.spec.app
-    environment = {
-        "ORCHEO_CHATKIT_RETENTION_DAYS": str(app.chatkit_retention_days),
-        "ORCHEO_TRACE_RETENTION_DAYS": str(app.trace_retention_days),
-    }
     words = ["python", "-m", "orcheo_db.upgrade", "verify", "--json", *(["--key-from-stdin"] if key else [])]
     with step("Asking the app's own stores"):
-        done = target.as_init(words, f"{key}\n" if key else "", environment)
-    if done.code != 0:
-        own = (line for line in reversed(done.stderr.splitlines()) if line.startswith(SAYS))
-        raise refused(done.code, next(own, last_line(done.stderr)).removeprefix(SAYS))
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+        done = target.as_init(words, f"{key}\n" if key else "", upgrade_app.environment(target.spec))
+    return upgrade_app.answer(done)
 
 
 @contextmanager
@@ -55,9 +43,8 @@ def stopped(target: KubernetesTarget) -> Iterator[None]:
         for name, count in were.items():
             if count:
                 target.scale(name, count, wait=False)
-        again = "the app is started again" if any(were.values()) else "no app was running"
-        text = str(error).removesuffix("Nothing was changed.").rstrip()
-        raise type(error)(f"{text} Nothing was changed; {again}.") from error
+        app = "the app is started again" if any(were.values()) else "no app was running"
+        raise upgrade_app.unchanged(error, app) from error
 
 
 def use_vault_key(target: KubernetesTarget) -> bool:

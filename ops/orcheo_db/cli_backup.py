@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
@@ -218,16 +219,14 @@ def restore_command(  # noqa: PLR0913, PLR0917 - click passes each option by its
 ) -> None:  # fmt: skip
     """Restore the newest state, or an earlier one, into a new volume beside the running one."""
     target = context.target()
+    in_cluster = isinstance(target, KubernetesTarget)
+    how: ModuleType = restore_kubernetes if in_cluster else restore  # the same three functions
     if unwanted is not None:
         if confirm != unwanted:
             raise UserError(
                 f"volume {unwanted} and the cluster in it would be removed for ever: confirm with --confirm {unwanted}"
             )
-        done = (
-            restore_kubernetes.remove(target, unwanted)
-            if isinstance(target, KubernetesTarget)
-            else restore.remove(context.stack(), unwanted)
-        )
+        done = how.remove(target, unwanted)
         context.print(done, f"{unwanted} is removed.")
         return
     if (swap or use) and confirm not in ("yes", target.project):
@@ -236,11 +235,7 @@ def restore_command(  # noqa: PLR0913, PLR0917 - click passes each option by its
             f"PostgreSQL would be restarted on another volume ({what}; {target.volume} is kept): confirm with --confirm {target.project}"
         )
     if use is not None:
-        done = (
-            restore_kubernetes.put_in_place(target, use)
-            if isinstance(target, KubernetesTarget)
-            else restore.put_in_place(context.stack(), use)
-        )
+        done = how.put_in_place(target, use)
         context.print(
             done, f"PostgreSQL runs on {done['in_place']}" + (f"; {done['kept']} is kept." if done["kept"] else ".")
         )
@@ -258,17 +253,13 @@ def restore_command(  # noqa: PLR0913, PLR0917 - click passes each option by its
         "--where": where,
     }
     options = [f"{name}={value}" for name, value in given.items() if value is not None]
-    if isinstance(target, KubernetesTarget):
-        done = restore_kubernetes.restore(target, options, swap=swap, table=table, out=file, repository=repository)
-    else:
-        done = restore.restore(context.stack(), options, swap=swap, table=table, out=file, repository=repository)
+    done = how.restore(target, options, swap=swap, table=table, out=file, repository=repository)
     context.print(done, None)
     if context.as_json:
         return
     say(
         f"Restored {done['target']} from backup {done['backup']}: {_size(done['bytes'])}, {done['tables']} tables, RTO {done['rto_seconds']} s."
     )
-    in_cluster = isinstance(target, KubernetesTarget)
     kind, program = ("directory", "orcheo-db --target kubernetes") if in_cluster else ("volume", "orcheo-db")
     if done["recovered_to"]:
         say(f"Its last transaction is of {done['recovered_to']}.")

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import yaml
 
+from orcheo_db import handed
 from orcheo_db.backup_secrets import read_credentials
 from orcheo_db.command import Context, Group, pass_context
 from orcheo_db.console import say
@@ -110,8 +111,9 @@ def bucket_(context: Context, /, file: Path) -> None:
             "ops/spec.toml has no second repository ([backup.second] type = none): say there where the bucket is"
         )
     options, files = bucket_of(where, read_credentials(file.expanduser(), where.type))
-    text = "[global]\n" + "".join(f"{name}={value}\n" for name, value in options.items())
-    more = {each.path.removeprefix("secrets/"): each.content for each in files} | {"credentials.conf": text.encode()}
+    more = {each.path.removeprefix("secrets/"): each.content for each in files} | {
+        "credentials.conf": handed.options(options)
+    }
     document = bucket_secret(spec, more, options.get("repo1-azure-account", ""))
     context.print(document, None)
     if not context.as_json:

@@ -6,6 +6,8 @@ taken the others.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from orcheo_db import app_secrets, backup_secrets
 from orcheo_db.backup_secrets import CIPHER_KEY, EVIDENCE_KEY, ROLE, SECOND_KEY
 from orcheo_db.secrets import ROLES, Store
@@ -49,7 +51,16 @@ def party(store: Store, name: str) -> Files:
 
 def cipher(store: Store) -> Files:
     """The first repository's cipher key, for pgBackRest."""
-    return {CONFIG: f"[global]\nrepo1-cipher-pass={backup_secrets.read(store, CIPHER_KEY).decode().strip()}\n".encode()}
+    return {CONFIG: _cipher(store, CIPHER_KEY)}
+
+
+def _cipher(store: Store, name: str) -> bytes:
+    return options({"repo1-cipher-pass": backup_secrets.read(store, name).decode().strip()})
+
+
+def options(values: Mapping[str, str]) -> bytes:
+    """A part of pgBackRest's configuration, for its config-include-path."""
+    return ("[global]\n" + "".join(f"{name}={value}\n" for name, value in values.items())).encode()
 
 
 def reader(store: Store) -> Files:
@@ -113,8 +124,7 @@ def backup(store: Store) -> Files:
 
 def second(store: Store) -> Files:
     """The second repository's service, but for the bucket's own (component s3-backup puts RELAY in a directory of its own)."""
-    key = backup_secrets.read(store, SECOND_KEY).decode().strip()
-    own = {CONFIG: f"[global]\nrepo1-cipher-pass={key}\n".encode(), RELAY: cipher(store)[CONFIG]}
+    own = {CONFIG: _cipher(store, SECOND_KEY), RELAY: cipher(store)[CONFIG]}
     return authority(store) | party(store, "backup") | reader(store) | own | _read(store, "installation.json")
 
 

@@ -5,6 +5,7 @@ They are jobs and no `kubectl exec`, so that one goes on when the connection to 
 
 from __future__ import annotations
 
+import copy
 import json
 import secrets
 import subprocess
@@ -29,8 +30,7 @@ def run(target: KubernetesTarget, cron_job: str, options: Sequence[str] = ()) ->
     Raises:
         UserError: there is no such CronJob. CheckFailed: it does not come to run, or failed.
     """
-    every = target.objects("CronJob", fresh=True)
-    found = next((each for each in every if each["metadata"]["name"] == cron_job), None)
+    found = target.cron_job(cron_job)
     if found is None:
         raise UserError(f"there is no CronJob {cron_job} in {target.kubectl.place()}: run `{target.up_command}`")
     name = f"{cron_job}-{secrets.token_hex(3)}"
@@ -48,7 +48,7 @@ def run(target: KubernetesTarget, cron_job: str, options: Sequence[str] = ()) ->
 
 def _body(name: str, cron_job: dict[str, Any], options: Sequence[str]) -> dict[str, Any]:
     template = cron_job["spec"]["jobTemplate"]
-    spec = json.loads(json.dumps(template["spec"])) | {"backoffLimit": 0, "ttlSecondsAfterFinished": KEPT_SECONDS}
+    spec = copy.deepcopy(template["spec"]) | {"backoffLimit": 0, "ttlSecondsAfterFinished": KEPT_SECONDS}
     (container,) = spec["template"]["spec"]["containers"]
     container["command"] = [*container["command"], "--json", *options]
     return {

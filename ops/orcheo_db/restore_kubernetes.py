@@ -5,6 +5,7 @@ One pod, `restore`, has both volumes for as long as it takes. Its name is the lo
 
 from __future__ import annotations
 
+import copy
 import json
 import secrets
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orcheo_db import lifecycle
-from orcheo_db.backup_lifecycle import PROGRAM, SAYS, ask, follow
+from orcheo_db.backup_lifecycle import PROGRAM, ask, follow
 from orcheo_db.cluster.volume import VOLUME, stamp
 from orcheo_db.console import say, step
 from orcheo_db.errors import CheckFailed, UserError, refused
@@ -152,7 +153,7 @@ def _pod(target: KubernetesTarget, name: str | None, repository: str = "first") 
 
 def _why(target: KubernetesTarget) -> str:
     """What the scheduler or kubelet last said about the pod."""
-    found = target.kubectl.get("events", selector="")
+    found = target.kubectl.get("events")
     said = [each for each in found if each["involvedObject"].get("name") == POD]
     latest = max(said, key=lambda each: str(each.get("lastTimestamp") or each.get("eventTime") or ""), default=None)
     return str(latest["message"]) if latest else "no event says why"
@@ -165,35 +166,33 @@ def _body(target: KubernetesTarget, name: str | None, repository: str) -> dict[s
         UserError: there is no CronJob drill.
     """
     cron_job = "drill" if repository == "first" else "drill-second"
-    drill = next((each for each in target.objects("CronJob", fresh=True) if each["metadata"]["name"] == cron_job), None)
+    drill = target.cron_job(cron_job)
     if drill is None:
         raise UserError(
             f"there are no backups in {target.kubectl.place()} (CronJob {cron_job}): nothing can be restored"
         )
-    template = json.loads(json.dumps(drill["spec"]["jobTemplate"]["spec"]["template"]))
+    template = copy.deepcopy(drill["spec"]["jobTemplate"]["spec"]["template"])
     pod: dict[str, Any] = template["spec"]
     (container,) = pod["containers"]
     whole = {"name": "data", "mountPath": str(VOLUME)}
-    kept = [each for each in container["volumeMounts"] if each["name"] not in OTHERS]
+    mounts = container["volumeMounts"]
+    kept = [each for each in mounts if each["name"] not in OTHERS]
     container |= {"name": POD, "command": ["sleep", str(POD_SECONDS)]}
     volumes = [each for each in pod["volumes"] if each["name"] not in OTHERS]
     volumes.append({"name": "data", "persistentVolumeClaim": {"claimName": CLAIM}})
-    if name is None:
-        container["volumeMounts"] = [*kept, whole]
-        pod["affinity"] = _beside("postgres") if target.pods(BY_NAME["postgres"]) else {}
-    else:
+    container["volumeMounts"] = [*kept, whole]
+    if name is not None:
         # kubelet would make the directory as root's.
         room = {**pod["initContainers"][0], "name": "room", "volumeMounts": [whole]}
         room["command"] = ["mkdir", "--mode=0700", f"{VOLUME}/{name}"]
         new = {"name": "data", "mountPath": "/var/lib/postgresql", "subPath": name}
         pod["initContainers"] = [*pod["initContainers"], room]
-        container["volumeMounts"] = [*kept, whole, new]
-        if repository == "first":
-            mounts = _of(drill)["volumeMounts"]
-            container["volumeMounts"] += [{**each, "readOnly": True} for each in mounts if each["name"] == "repository"]
-            volumes += [each for each in pod["volumes"] if each["name"] == "repository"]
-        else:  # a bucket, and perhaps nothing else is left: PostgreSQL's volume alone says where
-            pod["affinity"] = _beside("postgres") if target.pods(BY_NAME["postgres"]) else {}
+        container["volumeMounts"].append(new)
+    if name is not None and repository == "first":
+        container["volumeMounts"] += [{**each, "readOnly": True} for each in mounts if each["name"] == "repository"]
+        volumes += [each for each in pod["volumes"] if each["name"] == "repository"]
+    else:  # nothing is restored, or out of a bucket, and perhaps nothing else is left: PostgreSQL's volume alone says where
+        pod["affinity"] = _beside("postgres") if target.pods(BY_NAME["postgres"]) else {}
     pod["volumes"] = volumes
     pod |= {
         "restartPolicy": "Never",
@@ -205,11 +204,6 @@ def _body(target: KubernetesTarget, name: str | None, repository: str) -> dict[s
     # Of the drill's labels those that say whose it is, and the one that opens the way to a bucket; none opens PostgreSQL.
     labels = {key: value for key, value in labels_of(template).items() if key != "orcheo-db/api"} | {NAME: POD}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": POD, "labels": labels}, "spec": pod}
-
-
-def _of(cron_job: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = cron_job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
-    return found
 
 
 def _beside(name: str) -> dict[str, Any]:
@@ -244,7 +238,7 @@ def _run(target: KubernetesTarget, options: Sequence[str], out: Path | None) -> 
             if rows:
                 rows.close()
     if process.returncode != 0:
-        raise refused(process.returncode, f"{words.removeprefix(SAYS)} (production was not touched)")
+        raise refused(process.returncode, f"{words} (production was not touched)")
     found: dict[str, Any] = json.loads(answer)
     return found
 
@@ -254,7 +248,7 @@ def _initialize(target: KubernetesTarget) -> None:
     init = target.workload(BY_NAME["init"], fresh=True)
     if init is None:
         raise CheckFailed(f"job init is not in {target.kubectl.place()}")
-    template = json.loads(json.dumps(init["spec"]["template"]))
+    template = copy.deepcopy(init["spec"]["template"])
     labels = labels_of(template)
     template["metadata"] = {"labels": labels}
     name = f"init-restored-{secrets.token_hex(3)}"

@@ -20,10 +20,13 @@ from orcheo_db.errors import CheckFailed, UserError, refused
 from orcheo_db.images import ensure_images
 from orcheo_db.lifecycle_steps import HEALTHY_SECONDS, last_line, start
 from orcheo_db.secrets import write_private
+from orcheo_db.spec import Spec
 from orcheo_db.targets import mounts
+from orcheo_db.targets.base import Result
 from orcheo_db.targets.compose import ComposeTarget
 
 COMMAND = "orcheo-db upgrade-app"
+SAYS = "upgrade: "  # how the job's own lines begin
 APP_KEY = "/run/orcheo-db/app"  # where the job finds the app's secrets
 
 
@@ -36,11 +39,7 @@ def job(target: ComposeTarget, command: str, slug: str | None = None, *, key: st
     Raises:
         UserError: exit code 2 of the job; CheckFailed: any other failure. Both with the job's own last line.
     """
-    app = target.spec.app
-    options = [
-        f"--env=ORCHEO_CHATKIT_RETENTION_DAYS={app.chatkit_retention_days}",
-        f"--env=ORCHEO_TRACE_RETENTION_DAYS={app.trace_retention_days}",
-    ]
+    options = [f"--env={name}={value}" for name, value in environment(target.spec).items()]
     secrets = target.store.path / "mounts" / "app" / "secrets"
     if target.with_app and key is None:
         options += [
@@ -56,11 +55,26 @@ def job(target: ComposeTarget, command: str, slug: str | None = None, *, key: st
         result = target.compose(
             "run", "--rm", "--no-deps", "-T", *options, "init", *words, input=f"{key}\n" if key else None
         )
+    return answer(result)
+
+
+def environment(spec: Spec) -> dict[str, str]:
+    """What the job is told beside the init job's own variables."""
+    return {
+        "ORCHEO_CHATKIT_RETENTION_DAYS": str(spec.app.chatkit_retention_days),
+        "ORCHEO_TRACE_RETENTION_DAYS": str(spec.app.trace_retention_days),
+    }
+
+
+def answer(result: Result) -> dict[str, Any]:
+    """The job's document.
+
+    Raises:
+        UserError: exit code 2 of the job; CheckFailed: any other failure. Both with the job's own last line.
+    """
     if result.code != 0:
-        line = next(
-            (x for x in reversed(result.stderr.splitlines()) if x.startswith("upgrade: ")), last_line(result.stderr)
-        )
-        raise refused(result.code, line.removeprefix("upgrade: "))
+        own = (line for line in reversed(result.stderr.splitlines()) if line.startswith(SAYS))
+        raise refused(result.code, next(own, last_line(result.stderr)).removeprefix(SAYS))
     found: dict[str, Any] = json.loads(result.stdout)
     return found
 
@@ -171,9 +185,13 @@ def stopped_app(target: ComposeTarget) -> Iterator[None]:
     except (UserError, CheckFailed) as error:  # an interrupted one stays stopped: its job may still be at work
         for container in were:
             container.start()
-        again = "the app runs again as before" if were else "no app was running"
-        text = str(error).removesuffix("Nothing was changed.").rstrip()
-        raise type(error)(f"{text} Nothing was changed; {again}.") from error
+        raise unchanged(error, "the app runs again as before" if were else "no app was running") from error
+
+
+def unchanged(error: UserError | CheckFailed, app: str) -> UserError | CheckFailed:
+    """The same error, which says that nothing was changed and how it is with the app."""
+    text = str(error).removesuffix("Nothing was changed.").rstrip()
+    return type(error)(f"{text} Nothing was changed; {app}.")
 
 
 def back(target: ComposeTarget, file: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from pathlib import Path
 import docker
 
 from orcheo_db.secrets import Authority
-from tests.conftest import ROOT, free_port
+from tests.conftest import free_port, spec_with_second
 
 WEED = Path(sys.executable).with_name("weed")
 READY_SECONDS = 60.0
@@ -135,14 +135,7 @@ def configured(directory: Path, kind: str, server: Server, **changes: str) -> Pa
         "type": kind, "bucket": BUCKET, "endpoint": server.endpoint, "region": "us-east-1" if kind == "s3" else "", "uri_style": "path",
         "ca_file": str(server.ca_file), **changes,
     }  # fmt: skip
-    head, _, rest = (ROOT / "ops" / "spec.toml").read_text().partition("[backup.second]\n")
-    lines = rest.splitlines()
-    for number, line in enumerate(lines[: lines.index("")]):
-        if (name := line.partition(" ")[0]) in values:
-            lines[number] = f'{name} = "{values[name]}"'
-    file = directory / "spec.toml"
-    file.write_text(head + "[backup.second]\n" + "\n".join(lines) + "\n")
-    return file
+    return spec_with_second(directory, **values)
 
 
 def port_with_grpc() -> int:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from tests.compose.conftest import containers
 from tests.compose.outside_server import Outside, outside_server
-from tests.conftest import ROOT, Installation, free_port, remove_leftovers
+from tests.conftest import Installation, free_port, remove_leftovers
 from tests.e2e.conftest import DIRECT, caller, with_spec
 
 # What RDS's and Cloud SQL's administrators have in common: no superuser, but roles and databases; on PostgreSQL 15 that is all
@@ -80,19 +77,7 @@ def test_up_against_postgresql_15(external: Installation, outside: Outside, admi
         assert container is not None and "probe-only" not in str(container.attrs)
     assert "probe-only" not in (external.state / "compose.env").read_text()
     # The same suite as for every target.
-    argv = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-rs",
-        "--existing",
-        "--verify-target=external",
-        "tests/verify",
-    ]
-    done = subprocess.run(argv, cwd=ROOT, env=external.env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-6000:]
-    assert " passed" in done.stdout
+    external.verify()
     # Its secrets are lost: said, and taken over only when asked for, with new passwords and the same rows.
     external.state.rename(external.state.with_name("elsewhere"))
     external.extra = {"ORCHEO_DB_ADMIN_DSN": outside.dsn(f"{admin}_admin", "probe-only")}

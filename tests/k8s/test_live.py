@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,20 +92,7 @@ def test_apply_again_changes_nothing(live: Live):
 
 
 def test_the_verify_suite(live: Live):
-    argv = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-rs",
-        "tests/verify",
-        "--existing",
-        "--verify-target=kubernetes",
-        "-p",
-        "no:cacheprovider",
-    ]
-    done = subprocess.run(argv, env=live.own.env, cwd=ROOT, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout[-6000:]
+    live.own.verify()
 
 
 def test_doctor_finds_nothing_wrong(live: Live):

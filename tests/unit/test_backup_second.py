@@ -23,20 +23,13 @@ from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.render.backup import second, service
 from orcheo_db.secrets import Store
 from orcheo_db.spec import SpecError, load_spec
-from tests.conftest import ROOT
+from tests.conftest import spec_with_second
 
 S3 = {"type": "s3", "bucket": "backups", "endpoint": "s3.example.org", "region": "eu"}
 
 
 def spec_with(directory: Path, **values: str) -> Any:
-    text = (ROOT / "ops" / "spec.toml").read_text()
-    head, _, rest = text.partition("[backup.second]\n")
-    for name, value in values.items():
-        rest, count = re.subn(rf"(?m)^{name} = .*$", f'{name} = "{value}"', rest, count=1)
-        assert count == 1
-    file = directory / "spec.toml"
-    file.write_text(head + "[backup.second]\n" + rest)
-    return load_spec(file, env={})
+    return load_spec(spec_with_second(directory, **values), env={})
 
 
 @pytest.mark.parametrize(

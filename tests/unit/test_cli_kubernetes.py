@@ -17,7 +17,7 @@ from orcheo_db import cli_kubernetes
 from orcheo_db.cli import cli
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.spec import load_spec
-from tests.conftest import ROOT
+from tests.conftest import ROOT, spec_with_second
 
 
 @pytest.fixture
@@ -120,18 +120,6 @@ def test_kustomize_takes_the_overlay(tmp_path: Path):
     assert images and all(image.startswith("registry.example.com/team/orcheo-db/") for image in images)
 
 
-def second(tmp_path: Path, **values: str) -> Path:
-    """A spec with a second repository."""
-    head, _, rest = (ROOT / "ops" / "spec.toml").read_text().partition("[backup.second]\n")
-    lines = rest.splitlines()
-    for number, line in enumerate(lines[: lines.index("")]):
-        if (name := line.partition(" ")[0]) in values:
-            lines[number] = f'{name} = "{values[name]}"'
-    file = tmp_path / "spec.toml"
-    file.write_text(head + "[backup.second]\n" + "\n".join(lines) + "\n")
-    return file
-
-
 def credentials(tmp_path: Path, text: str, mode: int = 0o600) -> Path:
     file = tmp_path / "second.toml"
     file.write_text(text)
@@ -140,7 +128,7 @@ def credentials(tmp_path: Path, text: str, mode: int = 0o600) -> Path:
 
 
 def test_a_buckets_secret_has_what_its_pods_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    spec = second(tmp_path, type="s3", bucket="backups", endpoint="s3.example.com", region="eu-central-1")
+    spec = spec_with_second(tmp_path, type="s3", bucket="backups", endpoint="s3.example.com", region="eu-central-1")
     monkeypatch.setenv("ORCHEO_DB_SPEC", str(spec))
     file = credentials(tmp_path, 'key = "AKIA"\nsecret = "hidden"\n')
     made = yaml.safe_load(run("bucket", "--credentials", str(file)).output)
@@ -171,7 +159,7 @@ def test_a_bucket_without_what_it_needs_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], text: str, mode: int, words: str
 ):
     more = {"bucket": "backups", "endpoint": "s3.example.com", "region": "eu-central-1"} if values else {}
-    monkeypatch.setenv("ORCHEO_DB_SPEC", str(second(tmp_path, **values, **more)))
+    monkeypatch.setenv("ORCHEO_DB_SPEC", str(spec_with_second(tmp_path, **values, **more)))
     with pytest.raises(UserError, match=words):
         result = run("bucket", "--credentials", str(credentials(tmp_path, text, mode)))
         raise result.exception

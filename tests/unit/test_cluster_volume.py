@@ -87,7 +87,7 @@ def test_a_crash_at_any_change_is_finished_by_the_next_call(place: Path, monkeyp
         return call
 
     with monkeypatch.context() as patch:
-        for kind in ("rename", "mkdir", "rmdir", "unlink"):
+        for kind in ("rename", "replace", "mkdir", "rmdir", "unlink"):
             patch.setattr(Path, kind, counted(getattr(Path, kind)))
         try:
             volume.place(NAME, place)
@@ -115,7 +115,7 @@ def test_the_steps_above_cover_every_change(place: Path, monkeypatch: pytest.Mon
 
         return call
 
-    for kind in ("rename", "mkdir", "rmdir", "unlink"):
+    for kind in ("rename", "replace", "mkdir", "rmdir", "unlink"):
         monkeypatch.setattr(Path, kind, counted(getattr(Path, kind)))
     volume.place(NAME, place)
     assert 5 < calls < STEPS

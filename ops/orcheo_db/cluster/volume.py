@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from orcheo_db.errors import CheckFailed, UserError
+from orcheo_db.secrets import write_private
 
 VOLUME = Path("/volume")  # where pod `restore` has all of it
 LOCK = ".orcheo-db.lock"  # as the postgres image's volume.py
@@ -158,12 +159,7 @@ def _json(file: Path) -> dict[str, Any] | None:
 
 
 def _write(file: Path, document: dict[str, Any]) -> None:
-    fresh = file.with_name(f"{file.name}.new")
-    with fresh.open("w", encoding="utf-8") as stream:
-        json.dump(document, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    fresh.rename(file)
+    write_private(file, json.dumps(document).encode())
     _sync(file.parent)
 
 

@@ -23,7 +23,6 @@ FIXED = frozenset({
 })  # fmt: skip
 # What its standbys want otherwise: it needs slots and senders of its own choice, and pg_rewind hints.
 OTHERWISE = frozenset({"max_wal_senders", "max_replication_slots", "wal_level"})
-LIBRARIES = ("pg_stat_statements", "auto_explain")  # it loads them by itself where they have settings
 
 
 def render(spec: Spec) -> dict[str, str]:

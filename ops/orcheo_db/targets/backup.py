@@ -67,14 +67,13 @@ def _second_files(target: ComposeTarget) -> list[File]:
     """The second repository's service: the bucket's credentials are its own, and the first repository's key is for reading its WAL."""
     options, files = bucket(target)
     options = {"repo1-cipher-pass": backup_secrets.read(target.store, SECOND_KEY).decode().strip()} | options
-    text = "[global]\n" + "".join(f"{name}={value}\n" for name, value in options.items())
     account = options.get("repo1-azure-account", "")
     told = service(target.spec, target.store.installation_id(), second=True, account=account)
     return [
         *files,
         *(File(f"conf/{name}", content.encode()) for name, content in second(target.spec).items()),
         *secret(handed.authority(target.store) | handed.party(target.store, "backup") | handed.reader(target.store)),
-        File(f"secrets/{handed.CONFIG}", text.encode()),
+        File(f"secrets/{handed.CONFIG}", handed.options(options)),
         File(f"secrets/relay/{handed.CONFIG}", handed.cipher(target.store)[handed.CONFIG]),
         File("conf/backup.json", (json.dumps(told, indent=2) + "\n").encode()),
         File("conf/postgresql.conf", target.conf(f"{target.size.name}/postgresql.conf")),

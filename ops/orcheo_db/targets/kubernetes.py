@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import secrets
@@ -89,21 +90,24 @@ class KubernetesTarget(Target):
 
     def workload(self, service: Service, *, fresh: bool = False) -> dict[str, Any] | None:
         """What runs a service; None where there is no such thing. An init job's name has a digest: the newest one counts."""
-        found = [
-            each
-            for each in self.objects(service.kind, fresh=fresh)
-            if each["metadata"]["labels"].get(NAME) == service.workload
-        ]
+        found = self._of(service, service.kind, fresh=fresh)
         return max(found, key=lambda each: str(each["metadata"]["creationTimestamp"]), default=None)
 
     def pods(self, service: Service, *, fresh: bool = False) -> list[dict[str, Any]]:
         """A service's pods, those that can be used first."""
-        found = [
-            each
-            for each in self.objects("Pod", fresh=fresh)
-            if each["metadata"]["labels"].get(NAME) == service.workload
-        ]
+        found = self._of(service, "Pod", fresh=fresh)
         return sorted(found, key=lambda pod: (not _ready(pod, service.container), pod["metadata"]["name"]))
+
+    def _of(self, service: Service, kind: str, *, fresh: bool) -> list[dict[str, Any]]:
+        """A service's objects of a kind: those of its workload's name."""
+        return [
+            each for each in self.objects(kind, fresh=fresh) if each["metadata"]["labels"].get(NAME) == service.workload
+        ]
+
+    def cron_job(self, name: str) -> dict[str, Any] | None:
+        """A CronJob as it is now."""
+        every = self.objects("CronJob", fresh=True)
+        return next((each for each in every if each["metadata"]["name"] == name), None)
 
     @property
     def managed_server(self) -> bool:  # type: ignore[override]  # here it is found out
@@ -211,7 +215,7 @@ class KubernetesTarget(Target):
         init = self.workload(BY_NAME["init"])
         if init is None:
             raise UserError(f"job init is not in {self.kubectl.place()}: run `{self.up_command}`")
-        pod = json.loads(json.dumps(init["spec"]["template"]["spec"]))
+        pod = copy.deepcopy(init["spec"]["template"]["spec"])
         (container,) = pod["containers"]
         given = [{"name": key, "value": value} for key, value in environment.items()]
         container |= {"command": ["sleep", str(ONE_OFF_SECONDS)], "env": [*container["env"], *given]}
