@@ -15,7 +15,7 @@ export ORCHEO_DB_WITH := $(or $(WITH),$(ORCHEO_DB_WITH))
 ORCHEO_DB := .venv/bin/orcheo-db --target $(TARGET) $(if $(SIZE),--size $(SIZE))
 PYTEST := .venv/bin/pytest
 
-.PHONY: help venv up down destroy status dsn psql bootstrap doctor backup restore drill migrate bench-search bench-backup bench-migrate images k8s-images k8s-load k8s-bucket render test test-lanes test-faults test-k8s test-unit lint lock
+.PHONY: help venv up down destroy status dsn psql bootstrap doctor backup restore drill migrate bench-search bench-backup bench-migrate images k8s-images k8s-load k8s-bucket render test test-serial test-faults test-k8s test-unit lint lock
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -85,11 +85,11 @@ k8s-bucket: venv ## print the Secret of component s3-backup, for `| kubectl appl
 render: venv ## write the configuration files from ops/spec.toml
 	@$(ORCHEO_DB) render
 
-test: venv ## run every test (prepares Docker and images itself)
-	@$(PYTEST)
-
-test-lanes: venv ## the same in two lanes at once, and what is measured under load by itself (not tried whole yet)
+test: venv ## run every test, in two lanes at once (prepares Docker and images itself)
 	@.venv/bin/python tests/lanes.py
+
+test-serial: venv ## the same, one after the other
+	@$(PYTEST)
 
 test-faults: venv ## break the backups in every way that the tests know (some ten minutes)
 	@$(PYTEST) --faults tests/compose

@@ -1,4 +1,4 @@
-"""`make test-lanes`: the suite in two lanes at once, then what measures Orcheo under load by itself. Most tests wait for containers, not for a processor.
+"""`make test`: the suite in two lanes at once, then what measures Orcheo under load by itself. Most tests wait for containers, not for a processor.
 
 Each lane is a pytest of its own, with stacks of its own; lines are marked with the lane's name. Options are handed to all of them
 (PYTEST_ADDOPTS works, too); a path or an expression is better given to pytest itself.
@@ -36,6 +36,7 @@ class Lane:
 
     def __init__(self, name: str, arguments: list[str]) -> None:
         self.name, self.last, self.seconds = name, "it said nothing", 0.0
+        self.summary: list[str] = []  # pytest's own: what failed, what was skipped and why, how many
         env = {**os.environ, "ORCHEO_DB_TEST_LANE": name, "PYTHONUNBUFFERED": "1"}
         argv = [sys.executable, "-m", "pytest", *arguments, *sys.argv[1:]]
         self.begun = time.monotonic()
@@ -48,8 +49,11 @@ class Lane:
     def follow(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            if line.strip():
-                self.last = line.strip()
+            if "= short test summary info =" in line:
+                self.summary = [line]
+            elif self.summary:
+                self.summary.append(line)
+            self.last = line.strip() or self.last
             print(f"{self.name} | {line}", end="", flush=True)
 
     def end(self) -> int:
@@ -86,9 +90,9 @@ def main() -> int:
         if prepare() != 0:
             return 1
         done = [*run(TOGETHER), *run(ALONE)]
-    for lane, _ in done:
-        print(f"{lane.name:>5}: {lane.last.strip('= ')} ({lane.seconds:.0f} s)")
-    return max(code for _, code in done)
+    for lane, code in done:
+        print(f"\nlane {lane.name}: exit code {code} after {lane.seconds:.0f} s\n{''.join(lane.summary) or lane.last}")
+    return max(abs(code) for _, code in done)  # negative: ended by a signal
 
 
 if __name__ == "__main__":

@@ -129,9 +129,10 @@ def control(cluster: Cluster, bucket: SeaweedFS, tmp_path_factory: pytest.TempPa
     for kind in ("StatefulSet", "Deployment"):
         for each in cluster.of(kind):
             made.reconcile(kind, each["metadata"]["name"])
-    for pod in list(cluster.pods.values()):
-        if not any(pod.name.startswith(job["metadata"]["name"]) for job in cluster.of("Job")):
-            pod.ready(300)
+    for kind in ("StatefulSet", "Deployment"):
+        for each in cluster.of(kind):
+            for pod in made.pods_of(each):
+                pod.ready(300)
     yield made
     made.close()
 

@@ -480,6 +480,29 @@ def test_file_system_without_locks_is_said(settings: Any, monkeypatch: pytest.Mo
     assert "No locks available" in capsys.readouterr().err
 
 
+def test_pid_file_of_a_killed_server_is_removed_under_the_lock(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    make_cluster(settings)
+    file = settings.data / "postmaster.pid"
+    lock = node.hold_volume(settings)
+    node.clear_stale_pid(settings, lock)
+    assert capsys.readouterr().err == ""  # nothing to say
+    file.write_text(f"{os.getppid()}\n")  # a process that lives
+    node.clear_stale_pid(settings, lock)
+    assert not file.exists()
+    assert str(file) in capsys.readouterr().err
+
+    def unsupported(*_args: Any) -> None:
+        raise OSError(37, "No locks available")
+
+    file.write_text("1\n")
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    node.clear_stale_pid(settings, lock)
+    assert file.exists()
+    os.close(lock)
+
+
 # --- inspect ---
 
 

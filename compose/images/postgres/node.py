@@ -109,6 +109,21 @@ def hold_volume(settings: Settings) -> int:
         return descriptor
 
 
+def clear_stale_pid(settings: Settings, lock: int) -> None:
+    """Remove the postmaster.pid of a server that was killed, where the lock proves that none is left.
+
+    PostgreSQL asks whether the process of that number lives, and in a new container another one may have it: the server would refuse to
+    start until somebody intervenes. The lock says more than the number: every process of a server inherits it.
+    """
+    file = settings.data / "postmaster.pid"
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held already; no error: locks work here
+        file.unlink()
+    except OSError:  # no such file, or a file system without locks: PostgreSQL's own check stands
+        return
+    log(f"{file} of a server that was killed is removed: no process of it is left")
+
+
 def in_use(settings: Settings) -> Refusal:
     """Return the refusal for a volume on which another container's server runs."""
     return Refusal(f"another container's server is running in {settings.volume}: stop that container first")
@@ -321,6 +336,7 @@ def start(settings: Settings, arguments: list[str]) -> NoReturn:
         signal.signal(number, stop)
     preflight(settings)  # also before the lock, which is a file: a stranger's volume stays untouched
     lock = hold_volume(settings)
+    clear_stale_pid(settings, lock)
     prepare(settings)
     become_server(settings, lock, arguments)
 
