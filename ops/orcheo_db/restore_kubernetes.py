@@ -81,9 +81,15 @@ def put_in_place(target: KubernetesTarget, name: str) -> dict[str, Any]:
             if claim:
                 ask(target, "claim", str(claim["timeline"]), claim["id"])
             say(f"Putting {name} in place of the cluster in use, which is kept")
-            target.scale("pgbouncer", 0, grace=10)
-            target.scale("postgres", 0)
-            done = _cluster(target, "place", name)
+            try:
+                target.scale("pgbouncer", 0, grace=10)
+                target.scale("postgres", 0)
+                done = _cluster(target, "place", name)
+            except (UserError, CheckFailed) as error:
+                again = f"orcheo-db --target kubernetes restore --use {name} --confirm {target.project}"
+                raise CheckFailed(
+                    f"{error} [PostgreSQL and PgBouncer may be scaled to 0: go on with `{again}`, or leave it and scale them by `{target.up_command}`]"
+                ) from None
         back = f"; back to the former one: orcheo-db --target kubernetes restore --use {done['kept']} --confirm {target.project}"
         try:
             target.scale("postgres", 1)

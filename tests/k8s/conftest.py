@@ -118,6 +118,7 @@ def store(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Store:
 def control(cluster: Cluster, bucket: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Control]:
     """The same with what controllers do: every workload has its pods, and kubectl answers."""
     made = Control(cluster, tmp_path_factory.mktemp("control"))
+    made.collect()  # what other tests drained or killed
     for job in ("secrets", "init"):
         for each in cluster.of("Job"):
             if each["metadata"]["labels"]["app.kubernetes.io/name"] == job and not any(

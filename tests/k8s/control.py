@@ -181,6 +181,15 @@ class Control:
                     self.cluster.start(kind, name, number)
                     have.add(f"{name}-{number}")
 
+    def collect(self) -> None:
+        """Take away the workloads' pods that have ended; reconcile makes others."""
+        for kind in ("StatefulSet", "Deployment"):
+            for workload in self.cluster.of(kind):
+                for pod in self.pods_of(workload):
+                    if any("running" not in self.state(pod, each["name"]) for each in pod.spec["containers"]):
+                        pod.remove()
+                        self.cluster.pods.pop(pod.name)
+
     def end(self, pod: Pod, *, grace: int | None = None) -> None:
         """Terminate a pod, take it away, and let its controller make another."""
         self.facts.setdefault(pod.name, {"uid": str(uuid.uuid4()), "creationTimestamp": moment()})[

@@ -6,12 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orcheo_db import restore_kubernetes
 from orcheo_db.errors import CheckFailed
+from orcheo_db.secrets import Store
 from orcheo_db.targets import kubectl as kubectl_module
 from orcheo_db.targets.kubectl import Kubectl, without_end
 from orcheo_db.targets.kubernetes import running, state_name, waits_for
@@ -139,3 +142,31 @@ def test_a_pod_that_is_about_to_go_does_not_count():
     assert running(found, "a")
     found["metadata"]["deletionTimestamp"] = "2026-11-26T10:00:00Z"
     assert not running(found, "a")
+
+
+def test_a_cut_restore_in_place_says_what_stands_still_and_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The volume is still held when PostgreSQL should have gone."""
+    asked: list[tuple[str, int]] = []
+
+    class Target:
+        store = Store(tmp_path / "state", "orcheo")
+        project = "orcheo"
+        up_command = "kubectl apply -k k8s/"
+        replicas = staticmethod(lambda _name: 2)
+
+        def scale(self, name: str, count: int, **_: object) -> None:
+            asked.append((name, count))
+
+    def refuse(_target: object, command: str, *_: str) -> dict[str, object]:
+        raise CheckFailed("a server runs on the volume")
+
+    monkeypatch.setattr(restore_kubernetes, "_pod", lambda *_: nullcontext())
+    monkeypatch.setattr(restore_kubernetes, "_check", lambda *_: None)
+    monkeypatch.setattr(restore_kubernetes, "_cluster", refuse)
+    with pytest.raises(
+        CheckFailed, match="a server runs on the volume .*scaled to 0.*--use restored-1 --confirm orcheo.*kubectl apply"
+    ):
+        restore_kubernetes.put_in_place(Target(), "restored-1")  # type: ignore[arg-type]
+    assert asked == [("pgbouncer", 0), ("postgres", 0)]
