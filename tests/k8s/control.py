@@ -53,6 +53,7 @@ class Control:
         self.events: list[dict[str, Any]] = []
         self.calls: list[list[str]] = []
         self.readiness: dict[str, tuple[float, bool]] = {}  # by container
+        self.probed: set[str] = set()  # containers that are being asked
         self.unscheduled: set[str] = set()  # names of pods that no node takes
         self.lock = threading.RLock()
         self.address = base / "control"
@@ -133,15 +134,24 @@ class Control:
         }
 
     def ready(self, pod: Pod, container: dict[str, Any]) -> bool:
-        """What the readiness probe said; looked at again after some seconds, as kubelet does."""
+        """What the readiness probe last said; looked at again after some seconds, and in the background where it said no, as kubelet does."""
         if not container.get("readinessProbe"):
             return True
         key = pod.containers.get(container["name"], "")
-        at, said = self.readiness.get(key, (0.0, False))
-        # A "no" is asked again at once: every wait would take a period longer.
-        if not said or time.monotonic() - at > PERIOD:
-            said = pod.probe(container["name"], "readinessProbe")
+        at, said = self.readiness.get(key, (0.0, True))
+        if said and (not at or time.monotonic() - at > PERIOD):
+            return self.probe(pod, container["name"], key)
+        if not said and key not in self.probed:
+            self.probed.add(key)
+            self.later(partial(self.probe, pod, container["name"], key))
+        return said
+
+    def probe(self, pod: Pod, name: str, key: str) -> bool:
+        try:
+            said = pod.probe(name, "readinessProbe")
             self.readiness[key] = (time.monotonic(), said)
+        finally:
+            self.probed.discard(key)
         return said
 
     @staticmethod
