@@ -408,7 +408,7 @@ class Control:
         return Answer(f"{names[0]}/{names[1]} patched\n")
 
     @staticmethod
-    def later(work: Callable[[], None]) -> threading.Thread:
+    def later(work: Callable[[], object]) -> threading.Thread:
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         return thread
