@@ -181,9 +181,10 @@ class Installation:
         Raises:
             AssertionError: a test fails, or none ran.
         """
-        argv = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--existing"]
+        argv = [sys.executable, "-m", "pytest", "-q", "-rfEs", "-p", "no:cacheprovider", "--existing"]
         argv += [f"--verify-target={self.kind}", "tests/verify", *options]
-        done = subprocess.run(argv, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=timeout)
+        env = {key: value for key, value in self.env.items() if key != "PYTEST_ADDOPTS"}  # the outer run's own
+        done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout)
         assert done.returncode == 0, done.stdout[-6000:]
         assert " passed" in done.stdout
 

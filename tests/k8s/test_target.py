@@ -67,16 +67,20 @@ def test_a_dsn_for_the_clusters_pods_and_one_for_this_machine(own: Installation,
     assert "@pgbouncer.orcheo.svc:6432/orcheo?sslmode=verify-full" in inside
     direct = own.ok("dsn", "--direct", "--role", "orcheo_ro").stdout.strip()
     assert direct.startswith("postgresql://orcheo_ro:") and "@postgres.orcheo.svc:5432/" in direct
-    argv = [str(PROGRAM), "--target", "kubernetes", "dsn", "--forward"]
+    # As from a terminal: a shell that runs this suite in the background has told its children to ignore Ctrl-C.
+    argv = ["env", "--default-signal=INT", str(PROGRAM), "--target", "kubernetes", "dsn", "--forward"]
     with subprocess.Popen(
         argv, env=own.env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout is not None
-        value = process.stdout.readline().strip()
-        with psycopg.connect(value) as connection:
-            assert connection.execute("SELECT session_user, current_user").fetchone() == ("orcheo_app_a", "orcheo")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        try:
+            assert process.stdout is not None
+            value = process.stdout.readline().strip()
+            with psycopg.connect(value) as connection:
+                assert connection.execute("SELECT session_user, current_user").fetchone() == ("orcheo_app_a", "orcheo")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(value, connect_timeout=3)
 
