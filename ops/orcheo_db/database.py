@@ -91,6 +91,12 @@ _REFUSALS: tuple[tuple[re.Pattern[str], Refusal, str], ...] = tuple(
             Refusal.CERTIFICATE,
             "point sslrootcert at a readable certificate file",
         ),
+        (
+            r"requires a valid client certificate|alert (bad|unsupported|unknown|revoked|expired) ?(certificate|ca)?|alert certificate (required|unknown|expired|revoked)"
+            r"|certificate file .* does not exist|could not load (certificate|private key)|private key file .* (does not exist|has group or world access)",
+            Refusal.CERTIFICATE,
+            "show a client's certificate that the server's authority issued: sslcert and sslkey (readable by its owner alone)",
+        ),
         (r"does not support SSL, but SSL was required", Refusal.TLS, "turn ssl on at the server"),
         (r"invalid sslmode|sslmode value .* invalid|weak sslmode", Refusal.TLS, "use sslmode=verify-full"),
         (

@@ -42,11 +42,14 @@ def _argv(target: ComposeTarget, program: str, database: str, arguments: Sequenc
     ensure_images(target.spec, target.root, target.store.path / "logs", ["postgres"])
     parts = target.admin()
     where = {key: parts[key] for key in ("host", "hostaddr", "port", "user", "sslmode") if parts.get(key)}
-    dsn = " ".join(f"{key}={value}" for key, value in where.items()) + f" dbname={database} sslrootcert=/server-ca.crt"
+    clients = target.client_files(direct=True)
+    where |= {"dbname": database, "sslrootcert": "/server-ca.crt", **{word: f"/{word}" for word in clients}}
+    dsn = " ".join(f"{key}={value}" for key, value in where.items())
     command = [
         "docker", "run", "--rm", "--interactive", f"--network={target.project}_clients", f"--user={os.getuid()}:{os.getgid()}",
         "--read-only", "--tmpfs=/tmp:mode=1777,size=16m", "--cap-drop=ALL", "--security-opt=no-new-privileges:true",
-        f"--volume={target.ca_file(direct=True)}:/server-ca.crt:ro", "--entrypoint=sh", target.tags["postgres"],
+        f"--volume={target.ca_file(direct=True)}:/server-ca.crt:ro", *(f"--volume={file}:/{word}:ro" for word, file in clients.items()),
+        "--entrypoint=sh", target.tags["postgres"],
         "-c", _TOLD, "sh", program, f"--dbname={dsn}", *arguments,
     ]  # fmt: skip
     password = str(parts["password"]).replace("\\", "\\\\").replace(":", "\\:")

@@ -33,13 +33,16 @@ def open_psql(target: Target, role: str | None, *, direct: bool, arguments: Sequ
         f"user={role}",
         f"dbname={target.spec.database.name}",
     ]
-    parts += ["sslmode=verify-full", "sslrootcert=/psql/ca.crt", "passfile=/psql/pgpass"]
+    clients = target.client_files(direct=direct)
+    parts += [f"sslmode={target.sslmode(direct=direct)}", "sslrootcert=/psql/ca.crt", "passfile=/psql/pgpass"]
+    parts += [f"{word}=/psql/{word}" for word in clients]
     if endpoint.address:
         parts.append(f"hostaddr={endpoint.address}")
     with tempfile.TemporaryDirectory(prefix="orcheo-db-psql-") as scratch:
         for name, content in (
             ("ca.crt", target.ca_file(direct=direct).read_bytes()),
             ("pgpass", pgpass(role, target.store.password(role))),
+            *((word, file.read_bytes()) for word, file in clients.items()),
         ):
             file = Path(scratch, name)
             file.touch(mode=0o600)

@@ -27,6 +27,20 @@ class Outside:
     port: int
     ca: Path
     directory: Path
+    authority: Authority
+
+    @contextlib.contextmanager
+    def client_certificates(self) -> Iterator[None]:
+        """Meanwhile it lets nobody in who does not show a certificate of its authority."""
+        file = self.directory.parent / "data" / "pg_hba.conf"
+        before = file.read_text()
+        file.write_text(before.replace("scram-sha-256", "scram-sha-256 clientcert=verify-ca"))
+        self.sql("SELECT pg_reload_conf()")
+        try:
+            yield
+        finally:
+            file.write_text(before)
+            self.sql("SELECT pg_reload_conf()")
 
     def dsn(self, user: str, password: str, sslmode: str = "verify-full") -> str:
         return f"postgresql://{user}:{password}@{self.address}:{self.port}/postgres?sslmode={sslmode}&sslrootcert={self.ca}"
@@ -87,7 +101,7 @@ def _server_in(directory: Path) -> Iterator[Outside]:
     ).stdout.strip()
     authority = Authority.create()
     key, certificate = authority.issue("outside", (address,))
-    server = Outside(address, free_port(), directory / "ca.crt", directory / "run")
+    server = Outside(address, free_port(), directory / "ca.crt", directory / "run", authority)
     data = directory / "data"
     server.directory.mkdir()
     for name, content in (
@@ -116,7 +130,7 @@ def _server_in(directory: Path) -> Iterator[Outside]:
     (data / "pg_hba.conf").write_text("local all all trust\nhostssl all all all scram-sha-256\n")
     options = {
         "listen_addresses": address, "port": str(server.port), "unix_socket_directories": str(server.directory), "ssl": "on",
-        "ssl_cert_file": str(directory / "server.crt"), "ssl_key_file": str(directory / "server.key"), "password_encryption": "scram-sha-256",
+        "ssl_cert_file": str(directory / "server.crt"), "ssl_key_file": str(directory / "server.key"), "ssl_ca_file": str(directory / "ca.crt"), "password_encryption": "scram-sha-256",
     }  # fmt: skip
     with (data / "postgresql.conf").open("a") as file:
         file.writelines(f"{name} = '{value}'\n" for name, value in options.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 
 from tests.compose.conftest import containers
@@ -92,6 +93,34 @@ def test_up_against_postgresql_15(external: Installation, outside: Outside, admi
 
 
 @pytest.mark.disruptive
+def test_a_server_that_wants_to_see_a_clients_certificate(external: Installation, outside: Outside, tmp_path):
+    """As Cloud SQL with TRUSTED_CLIENT_CERTIFICATE_REQUIRED: its own authority, an address that is not in its certificate, a password by itself."""
+    key, certificate = outside.authority.issue("some-machine", ("some-machine",), client=True)
+    for name, content in (("client.crt", certificate), ("client.key", key)):
+        (tmp_path / name).touch(0o600)
+        (tmp_path / name).write_bytes(content)
+    dsn = outside.dsn("cloud_admin", "probe-only", sslmode="verify-ca").replace(":probe-only@", "@")
+    with outside.client_certificates():
+        external.extra = {"ORCHEO_DB_ADMIN_DSN": dsn, "ORCHEO_DB_ADMIN_PASSWORD": "probe-only"}
+        refused = external.run("up")
+        assert refused.code == 2 and "sslcert and sslkey" in refused.message, refused.stderr
+        external.extra["ORCHEO_DB_ADMIN_DSN"] = f"{dsn}&sslcert={tmp_path}/client.crt&sslkey={tmp_path}/client.key"
+        assert external.ok("up", "--json").json["app_sees"]["tables"] == 59
+        # Kept: neither the environment nor the files are needed again.
+        external.extra = {}
+        for name in ("client.crt", "client.key"):
+            (tmp_path / name).unlink()
+        assert external.ok("up", "--json").json["changed"] == []
+        assert external.ok("doctor").code == 0
+        for words in ((), ("--direct",)):
+            assert external.ok("psql", *words, "--", "-XAtc", "SELECT current_user").stdout.strip() == "orcheo"
+        with psycopg.connect(external.ok("dsn", "--direct").stdout.strip()) as connection:
+            assert connection.execute("SELECT current_user").fetchone() == ("orcheo",)
+            shown = "SELECT DISTINCT client_dn FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename LIKE 'orcheo%'"
+            assert outside.sql(shown) == "/CN=some-machine", "PgBouncer's connections too"
+
+
+@pytest.mark.disruptive
 def test_a_wrong_ca_and_a_wrong_password_are_one_line(external: Installation, outside: Outside, tmp_path):
     external.extra = {"ORCHEO_DB_ADMIN_DSN": outside.dsn("cloud_admin", "wrong")}
     ran = external.run("up")
@@ -116,6 +145,12 @@ def test_a_wrong_ca_and_a_wrong_password_are_one_line(external: Installation, ou
         ("nonsense", "is not a PostgreSQL DSN"),
         ("postgresql://h/postgres", "has no user"),
         ("postgresql://u@h/postgres", "has no password"),
+        ("postgresql://u@h/postgres", "(the password by ORCHEO_DB_ADMIN_PASSWORD, if you like)"),
+        ("postgresql://u:p@h/postgres?sslcert=/c.pem", "has one of sslcert and sslkey"),
+        (
+            "postgresql://u:p@h/postgres?sslcert=/nonexistent/c&sslkey=/nonexistent/k",
+            "sslcert=/nonexistent/c, and there is no such file",
+        ),
         ("postgresql://u:p@localhost/postgres", "names this machine itself"),
         (
             "postgresql://u:p@h/postgres?sslmode=disable",

@@ -82,16 +82,17 @@ def test_dsn_and_password_may_come_from_files(environ: dict[str, str], tmp_path:
     )
 
 
-def test_another_roles_dsn_keeps_the_encryption_and_drops_what_is_the_administrators(
+def test_another_roles_dsn_keeps_the_encryption_and_the_machines_certificate_and_drops_what_is_the_administrators(
     environ: dict[str, str],
 ) -> None:
-    environ["ORCHEO_DB_ADMIN_DSN"] = DSN + "&sslcert=/admin.crt&sslkey=/admin.key"
+    environ["ORCHEO_DB_ADMIN_DSN"] = DSN + "&sslcert=/client.crt&sslkey=/client.key&options=-cx"
     parameters = database.parse(read_job(environ).login("orcheo_app_a"))
     assert parameters["user"] == "orcheo_app_a"
     assert parameters["password"] == "pw-of-orcheo_app_a"
     assert parameters["dbname"] == "orcheo"
     assert (parameters["sslmode"], parameters["sslrootcert"]) == ("verify-full", "/ca.crt")
-    assert not {"sslcert", "sslkey", "options"} & set(parameters)
+    assert (parameters["sslcert"], parameters["sslkey"]) == ("/client.crt", "/client.key")
+    assert "options" not in parameters
 
 
 @pytest.mark.parametrize(

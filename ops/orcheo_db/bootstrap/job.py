@@ -55,11 +55,9 @@ SESSION_OPTIONS = (
     " -c idle_in_transaction_session_timeout=120s -c client_connection_check_interval=2s"
     " -c client_min_messages=error"
 )
-# The administrator's own parameters that must not leak into the DSN of another role.
-_PERSONAL = (
-    "user", "password", "passfile", "sslcert", "sslkey", "sslpassword", "service", "options", "replication",
-    "dbname",
-)  # fmt: skip
+# The administrator's own parameters that must not leak into the DSN of another role. A certificate stays: it says which machine comes, and
+# a server that wants to see one wants it of every role.
+_PERSONAL = ("user", "password", "passfile", "service", "options", "replication", "dbname")
 
 
 @dataclass(frozen=True)

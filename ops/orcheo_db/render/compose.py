@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 
 from orcheo_db.spec import Size, Spec, format_memory
@@ -59,6 +59,7 @@ def render_pgbouncer(
     auth_dbname: str = "postgres",
     server_tls_sslmode: str = "verify-full",
     server_tls_ca_file: str | None = None,
+    server_tls_client: Sequence[str] = (),
 ) -> str:
     """pgbouncer.ini of a size.
 
@@ -67,7 +68,7 @@ def render_pgbouncer(
         auth_query: look logins up in `auth_dbname`, which must then be among `databases`; else auth_file
         alone. auth_dbname: where the lookup function is. server_tls_sslmode: how PostgreSQL's certificate is
         checked (libpq's words). server_tls_ca_file: the authority that signed it, where that is not the
-        installation's own.
+        installation's own. server_tls_client: this pooler's certificate and its key, for a server that wants to see one.
 
     Raises:
         ValueError: `auth_query` without `auth_dbname` among `databases`.
@@ -81,6 +82,10 @@ def render_pgbouncer(
         Setting(item.name, changed.get(item.name, item.value), item.reason, item.group)
         for item in pgbouncer_settings(size, spec)
         if auth_query or item.name not in _QUERY_SETTINGS
+    ]
+    found += [
+        Setting(name, file, "the server wants to see a client's certificate", "TLS")
+        for name, file in zip(("server_tls_cert_file", "server_tls_key_file"), server_tls_client, strict=False)
     ]
     summary = _comment(f"Size {size.name}: {pool_arithmetic(spec, size)}.")
     lines = [HEADER + "\n".join(summary), "", "[databases]"]

@@ -183,6 +183,11 @@ class Target(ABC):
         del direct
         return "verify-full"
 
+    def client_files(self, *, direct: bool) -> dict[str, Path]:
+        """This machine's own certificate and its key, where the server wants to see one: libpq's `sslcert` and `sslkey`."""
+        del direct
+        return {}
+
     def client_dsn(self, role: str | None = None, *, direct: bool = False) -> str:
         """The DSN for somebody else's use: an app's, mostly."""
         return self.dsn(role, direct=direct)
@@ -202,6 +207,7 @@ class Target(ABC):
         role = role or self.app_login()
         endpoint = self.server() if direct else self.pooler()
         query = {"sslmode": self.sslmode(direct=direct), "sslrootcert": str(self.ca_file(direct=direct))}
+        query |= {name: str(file) for name, file in self.client_files(direct=direct).items()}
         if endpoint.address:
             query["hostaddr"] = endpoint.address
         name = database or self.spec.database.name

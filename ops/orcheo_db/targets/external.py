@@ -22,9 +22,12 @@ from orcheo_db.targets.image_facts import SECRETS
 from orcheo_db.targets.mounts import File
 
 ADMIN_DSN = "ORCHEO_DB_ADMIN_DSN"
+ADMIN_PASSWORD = "ORCHEO_DB_ADMIN_PASSWORD"  # noqa: S105 - its name; for a DSN without one: it comes from a cloud's secret manager
 SSLMODES = ("verify-full", "verify-ca")  # anything weaker sends passwords to whoever answers
 AUTH_DATABASE = "postgres"  # where the init job makes the lookup function
 SERVER_CA = "server-ca.crt"
+# For a server that wants to see a client's certificate (Cloud SQL's TRUSTED_CLIENT_CERTIFICATE_REQUIRED): libpq's word -> our file.
+CLIENT_FILES = {"sslcert": "server-client.crt", "sslkey": "server-client.key"}
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -63,8 +66,12 @@ class ExternalTarget(ComposeTarget):
                 f"{ADMIN_DSN} is not set: give the administrator's DSN of the external server, for example"
                 f" {ADMIN_DSN}='postgresql://admin:…@db.example.com:5432/postgres?sslmode=verify-full&sslrootcert=/path/ca.pem'"
             )
+        password = {"password": os.environ[ADMIN_PASSWORD]} if given and os.environ.get(ADMIN_PASSWORD) else {}
         try:
-            parts: dict[str, Any] = conninfo_to_dict(given or self._dsn_file.read_text().strip())
+            # Through libpq's own words and back: the parts come in the same order, whoever gave them.
+            parts: dict[str, Any] = conninfo_to_dict(
+                make_conninfo(given or self._dsn_file.read_text().strip(), **password)
+            )
         except psycopg.ProgrammingError as error:
             raise UserError(f"{ADMIN_DSN} is not a PostgreSQL DSN: {str(error).strip().splitlines()[0]}") from None
         return self._checked(parts)
@@ -72,8 +79,9 @@ class ExternalTarget(ComposeTarget):
     def _checked(self, parts: dict[str, Any]) -> dict[str, Any]:
         for key in ("host", "user", "password"):
             if not parts.get(key):
+                also = f" (the password by {ADMIN_PASSWORD}, if you like)" if key == "password" else ""
                 raise UserError(
-                    f"{ADMIN_DSN} has no {key}: give host, user and password of the external server's administrator"
+                    f"{ADMIN_DSN} has no {key}: give host, user and password of the external server's administrator{also}"
                 )
         if parts["host"] in LOOPBACK or str(parts["host"]).startswith("/"):
             raise UserError(
@@ -88,10 +96,30 @@ class ExternalTarget(ComposeTarget):
             raise UserError(
                 f"{ADMIN_DSN} says sslmode={parts['sslmode']}, which does not protect the password: use {', '.join(SSLMODES)}"
             )
+        if bool(parts.get("sslcert")) != bool(parts.get("sslkey")):
+            raise UserError(f"{ADMIN_DSN} has one of sslcert and sslkey: a client's certificate needs both")
         return parts
 
     def check(self) -> None:
-        self._ca_source(self.admin())
+        parts = self.admin()
+        self._ca_source(parts)
+        self._client_sources(parts)
+
+    def _client_sources(self, parts: dict[str, Any]) -> dict[str, Path]:
+        """This machine's certificate and key for the server, as files here: the DSN's, or (of our own kept DSN) the store's."""
+        found = {}
+        for word, name in CLIENT_FILES.items():
+            wanted = parts.get(word)
+            if not wanted:
+                continue
+            own = self.store.path / "secrets" / name
+            found[word] = own if wanted == f"{SECRETS}/{name}" else Path(wanted)
+            if not found[word].is_file():
+                raise UserError(f"{ADMIN_DSN} says {word}={found[word]}, and there is no such file")
+        return found
+
+    def client_files(self, *, direct: bool) -> dict[str, Path]:
+        return self._client_sources(self.admin()) if direct else {}
 
     def _ca_source(self, parts: dict[str, Any]) -> Path:
         """The file that the server's certificate is verified against: the DSN's, else what this host trusts."""
@@ -110,7 +138,13 @@ class ExternalTarget(ComposeTarget):
         content = self._ca_source(parts).read_bytes()
         if not self._server_ca.is_file() or self._server_ca.read_bytes() != content:
             write_private(self._server_ca, content, mode=0o644)
-        dsn = make_conninfo("", **(parts | {"sslrootcert": f"{SECRETS}/{SERVER_CA}"}))
+        mounted = {"sslrootcert": f"{SECRETS}/{SERVER_CA}"}
+        for word, source in self._client_sources(parts).items():
+            own = self.store.path / "secrets" / CLIENT_FILES[word]
+            if not own.is_file() or own.read_bytes() != source.read_bytes():
+                write_private(own, source.read_bytes())
+            mounted[word] = f"{SECRETS}/{CLIENT_FILES[word]}"
+        dsn = make_conninfo("", **(parts | mounted))
         if not self._dsn_file.is_file() or self._dsn_file.read_text().strip() != dsn:
             write_private(self._dsn_file, f"{dsn}\n".encode())
 
@@ -142,6 +176,7 @@ class ExternalTarget(ComposeTarget):
         text = render_pgbouncer(
             self.spec, self.size, databases=databases, auth_query=self.pooler_auth() == "auth_query", auth_dbname=AUTH_DATABASE,
             server_tls_sslmode=parts["sslmode"], server_tls_ca_file=f"{SECRETS}/{SERVER_CA}",
+            server_tls_client=tuple(f"{SECRETS}/{name}" for word, name in CLIENT_FILES.items() if parts.get(word)),
         )  # fmt: skip
         return text.encode()
 
@@ -155,24 +190,31 @@ class ExternalTarget(ComposeTarget):
         return {"pgbouncer": self.pgbouncer_files(), "init": self.init_files()}
 
     def pgbouncer_files(self) -> list[File]:
-        return [*super().pgbouncer_files(), File(f"secrets/{SERVER_CA}", self._server_ca.read_bytes())]
+        return [*super().pgbouncer_files(), *self._server_files()]
+
+    def _server_files(self) -> list[File]:
+        """What a client of the server's needs besides a password."""
+        files = [File(f"secrets/{SERVER_CA}", self._server_ca.read_bytes())]
+        clients = self._client_sources(self.admin())
+        return [*files, *(File(f"secrets/{CLIENT_FILES[word]}", file.read_bytes()) for word, file in clients.items())]
 
     def init_files(self) -> list[File]:
-        files = [
+        return [
+            *super().init_files(),
             File("secrets/admin.dsn", self._dsn_file.read_bytes()),
-            File(f"secrets/{SERVER_CA}", self._server_ca.read_bytes()),
+            *self._server_files(),
         ]
-        return [*super().init_files(), *files]
 
     def app_dsn(self) -> str:
         if self.spec.app.via == "pgbouncer":
             return super().app_dsn()
         parts = self.admin()
         options = f"sslmode={parts['sslmode']}&sslrootcert={SECRETS}/{SERVER_CA}&connect_timeout=10"
+        options += "".join(f"&{word}={SECRETS}/{name}" for word, name in CLIENT_FILES.items() if parts.get(word))
         return f"postgresql://{self.app_login()}@{parts['host']}:{parts['port']}/{self.spec.database.name}?{options}"
 
     def app_authorities(self) -> list[File]:
-        return [*super().app_authorities(), File(f"secrets/{SERVER_CA}", self._server_ca.read_bytes())]
+        return [*super().app_authorities(), *self._server_files()]
 
     # --- endpoints ----------------------------------------------------------------------------------------------------------
 
