@@ -56,11 +56,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run the tests of a live Kubernetes cluster (the current context), and nothing else; pods: rehearse them on"
         " containers of this machine",
     )
+    parser.addoption(
+        "--slow", action="store_true", help="run Terraform's apply against an AWS in memory, and nothing else"
+    )
     parser.addoption("--keep", action="store_true", help="leave the test stack running at the end")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for marker in ("faults", "live"):
+    for marker in ("faults", "live", "slow"):
         wanted = bool(config.getoption(f"--{marker}"))
         other = {item for item in items if (item.get_closest_marker(marker) is not None) != wanted}
         if other:

@@ -23,6 +23,7 @@ TOGETHER = {
     "b": [
         "tests/migrate",
         "tests/k8s",
+        "tests/terraform",
         "tests/e2e",
         *(f"--ignore=tests/e2e/test_{name}.py" for name in ("upgrade", "rollback", "load")),
     ],

@@ -20,9 +20,11 @@ from rich.table import Table
 
 from orcheo_db import __version__, app_lifecycle, backup_lifecycle, lifecycle, removal, render
 from orcheo_db.bench.command import bench_group
-from orcheo_db.cli_backup import backup_group, drill_command, restore_command
+from orcheo_db.cli_backup import backup_group, restore_command
+from orcheo_db.cli_drill import drill_command
 from orcheo_db.cli_kubernetes import kubernetes_group
 from orcheo_db.cli_people import migrate_group
+from orcheo_db.cli_tune import tune_command
 from orcheo_db.cli_upgrade import upgrade_app_
 from orcheo_db.command import NAMESPACE, TARGETS, Context, Group, pass_context, running
 from orcheo_db.console import err, out, say
@@ -33,11 +35,11 @@ from orcheo_db.images import ensure_images
 from orcheo_db.search.command import search_command
 from orcheo_db.secrets import ROLES
 from orcheo_db.shell import open_psql
-from orcheo_db.spec import STORAGE_KINDS, load_spec
+from orcheo_db.spec import load_spec
 from orcheo_db.targets.base import Target
 from orcheo_db.targets.compose import ROOT, ComposeTarget
 from orcheo_db.targets.kubernetes import KubernetesTarget
-from orcheo_db.tuning import machine_size, pgbouncer_settings, pool_arithmetic, postgresql_settings
+from orcheo_db.tuning import pool_arithmetic
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -74,6 +76,7 @@ def cli(
 
 
 cli.add_command(search_command)
+cli.add_command(tune_command)
 cli.add_command(bench_group)
 cli.add_command(upgrade_app_)
 cli.add_command(backup_group)
@@ -113,49 +116,6 @@ def spec_check(context: Context) -> None:
     context.print(document, f"{found.source} is valid{matching}." if not problems else None)
     if problems:
         raise CheckFailed("; ".join(problems))
-
-
-@cli.command()
-@click.option("--memory", metavar="SIZE", help="Memory for PostgreSQL, for example 16GB.")
-@click.option("--cpus", type=click.IntRange(1, 1024), help="CPU cores for PostgreSQL.")
-@click.option("--storage", type=click.Choice(sorted(STORAGE_KINDS)), default="ssd", show_default=True)
-@click.option("--max-connections", type=click.IntRange(20, 10000), help="Default: by memory and CPUs.")
-@click.option("--huge-pages", type=click.Choice(["on", "off", "try"]), help="Default: off, as containers need.")
-@pass_context
-def tune(
-    context: Context,
-    memory: str | None,
-    cpus: int | None,
-    storage: str,
-    max_connections: int | None,
-    huge_pages: str | None,
-) -> None:
-    """Settings for a machine, each with its reason (without --memory: for a size of the spec)."""
-    found = context.spec()
-    if (memory is None) != (cpus is None):
-        raise UserError("tune needs both --memory and --cpus, for example `orcheo-db tune --memory 16GB --cpus 8`")
-    if memory is not None and cpus is not None:
-        size = machine_size(memory, cpus, storage, max_connections)
-    else:
-        size = found.size(context.size_name)
-    if huge_pages:
-        size = size.model_copy(update={"settings": {**size.settings, "huge_pages": huge_pages}})
-    server, pooler = postgresql_settings(size, found), pgbouncer_settings(size, found)
-    budget = pool_arithmetic(found, size)
-    document = {
-        "size": size.model_dump(),
-        "postgresql": [asdict(setting) for setting in server],
-        "pgbouncer": [asdict(setting) for setting in pooler],
-        "pools": asdict(budget),
-    }
-    lines = [f"# PostgreSQL for {size.memory / 2**30:g} GB, {size.cpus} CPUs, {size.storage}"]
-    for title, settings in (("postgresql.conf", server), ("pgbouncer.ini", pooler)):
-        lines += ["", f"# --- {title} ---"]
-        width = max(len(f"{item.name} = {item.value}") for item in settings)
-        lines += [f"{f'{item.name} = {item.value}':{min(width, 60)}}  # {item.reason}" for item in settings]
-    context.print(document, "\n".join(lines))
-    if budget.problems:
-        raise CheckFailed("; ".join(budget.problems))
 
 
 @cli.command("render")

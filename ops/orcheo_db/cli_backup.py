@@ -10,7 +10,7 @@ import click
 from rich.table import Table
 
 from orcheo_db import job_kubernetes, restore, restore_kubernetes
-from orcheo_db.backup_lifecycle import ask, service_of, stream
+from orcheo_db.backup_lifecycle import ask, stream
 from orcheo_db.command import Command, Context, Group, pass_context
 from orcheo_db.console import out, say
 from orcheo_db.errors import CheckFailed, UserError
@@ -158,36 +158,6 @@ def backup_new_repository(context: Context, /, confirm: str | None) -> None:
         )
     done = stream(target, ["prepare", "--set-aside"])
     context.print(done, "\n".join(done["done"]) or "Nothing changed: the repository can be read and is this cluster's.")
-
-
-@click.command("drill", cls=Command)
-@click.option(
-    "--switch", is_flag=True, help="Don't wait for archive_timeout to end the WAL segment: RPO is not measured then."
-)
-@click.option(
-    "--html", "page", type=click.Path(path_type=Path), help="Only write the page with the history of all drills there."
-)
-@on_repository
-@pass_context
-def drill_command(context: Context, /, switch: bool, page: Path | None, repository: str) -> None:
-    """Restore the newest backup beside production, to just after a marker, and prove that it is the same; exit code 1 if not."""
-    target = context.target()
-    if page is not None:
-        result = target.run(service_of(target, repository), ["python", "-m", "orcheo_db.backup", "report", "--html"])
-        if result.code != 0:
-            raise CheckFailed(result.stderr.strip().splitlines()[-1])
-        page.write_text(result.stdout, encoding="utf-8")
-        context.print({"page": str(page)}, f"{page} is written.")
-        return
-    options = ["--switch"] if switch else []
-    if isinstance(target, KubernetesTarget):
-        done = job_kubernetes.run(target, "drill" if repository == "first" else "drill-second", options)
-    else:
-        done = stream(target, ["drill", *options], repository)
-    record = done["record"]
-    context.print(record, done["report"])
-    if record["result"] != "pass":
-        raise CheckFailed(f"the drill failed: {record['failure']}")
 
 
 @click.command("restore", cls=Command)

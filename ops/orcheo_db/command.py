@@ -21,9 +21,10 @@ from orcheo_db.targets.external import ExternalTarget
 from orcheo_db.targets.kubectl import Kubectl, current_context
 from orcheo_db.targets.kubernetes import KubernetesTarget, size_of, state_name, take_secrets
 
+INSTANCE_VARIABLE = "ORCHEO_DB_INSTANCE"  # the managed instance behind target external, as its cloud names it
 # Chosen once, they hold until something else is chosen.
 REMEMBERED = (
-    "ORCHEO_DB_SIZE", "ORCHEO_DB_PORT", "ORCHEO_DB_WITH", "ORCHEO_DB_APP_PORT", "ORCHEO_DB_APP_STORAGE", ACCEPT_VARIABLE,
+    "ORCHEO_DB_SIZE", "ORCHEO_DB_PORT", "ORCHEO_DB_WITH", "ORCHEO_DB_APP_PORT", "ORCHEO_DB_APP_STORAGE", ACCEPT_VARIABLE, INSTANCE_VARIABLE,
 )  # fmt: skip
 STACKS: dict[str, type[ComposeTarget]] = {"compose": ComposeTarget, "external": ExternalTarget}
 TARGETS = (*STACKS, "kubernetes")

@@ -52,6 +52,8 @@ def doomed(target: ComposeTarget) -> list[str]:
     if target.store.exists():
         points = len(list((target.store.path / "backups").glob("*.dump")))
         also = f", and {points} backup points in it" if points else ""
+        drills = len(list((target.store.path / "evidence").glob("*-drill-*.json")))
+        also += f", and the evidence of {drills} drills" if drills else ""
         names.append(f"directory {target.store.path} (all secrets and certificates{also})")
     return names
 

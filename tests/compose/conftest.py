@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.compose.outside_server import Outside, outside_server
 from tests.conftest import ROOT, Installation, free_port, remove_leftovers
+
+# What RDS's and Cloud SQL's administrators have in common: no superuser, but roles and databases; on PostgreSQL 15 that is all
+# that the bootstrap needs.
+STATE = "orcheo-db-test-second-external"
+ADMINS = {"superuser": "SUPERUSER", "cloud": "NOSUPERUSER CREATEROLE CREATEDB"}
 
 
 @pytest.fixture
@@ -51,3 +57,35 @@ def containers(project: str) -> list[str]:
 
 
 __all__ = ["ROOT", "containers"]
+
+
+@pytest.fixture(scope="module")
+def outside(installation: Installation):
+    with outside_server() as server:
+        for name, attributes in ADMINS.items():
+            server.sql(f"CREATE ROLE {name}_admin LOGIN {attributes} PASSWORD 'probe-only'")
+        yield server
+
+
+@pytest.fixture
+def external(outside: Outside, tmp_path):
+    own = Installation("orcheo-db-test-second", free_port(), tmp_path / "state" / STATE, kind="external")
+    shown = Installation(f"{own.project}-external", own.port, own.state)
+    remove_leftovers(shown)
+    yield own
+    remove_leftovers(shown)
+    # The next administrator starts from an empty server again.
+    outside.sql("DROP DATABASE IF EXISTS orcheo WITH (FORCE)")
+    outside.sql("DROP SCHEMA IF EXISTS orcheo_pooler CASCADE")
+    for role in (
+        "orcheo_app_a",
+        "orcheo_app_b",
+        "orcheo_ro",
+        "orcheo_monitor",
+        "pgbouncer",
+        "replicator",
+        "orcheo",
+    ):
+        if outside.sql(f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'"):
+            outside.sql(f"DROP OWNED BY {role}")
+            outside.sql(f"DROP ROLE {role}")

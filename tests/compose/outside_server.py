@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +66,73 @@ class Outside:
         ]
         return subprocess.run([*argv, "-c", text], capture_output=True, text=True, check=True, cwd="/").stdout.strip()
 
+    @property
+    def archive(self) -> Path:
+        return self.directory.parent / "archive"
+
+    def base_backup(self) -> Path:
+        """A physical backup of it as it is now; its WAL goes on being archived."""
+        place = self.directory.parent / "base"
+        as_postgres(
+            str(BIN / "pg_basebackup"),
+            "-D",
+            str(place),
+            "-h",
+            str(self.directory),
+            "-p",
+            str(self.port),
+            "-c",
+            "fast",
+            "-X",
+            "none",
+        )
+        return place
+
+    def start_copy(self, base: Path, at: str, change: str = "") -> Path:
+        """What a cloud does: the backup, recovered to a moment and promoted, on `copy_port` of the same address.
+
+        Args:
+            change: SQL that falsifies it, before anybody can connect.
+        """
+        self.sql("SELECT pg_switch_wal()")
+        place = Path(tempfile.mkdtemp(prefix="copy-", dir=self.directory.parent))
+        shutil.copytree(base, place, dirs_exist_ok=True)
+        more = {
+            "restore_command": f"cp {self.archive}/%f %p", "recovery_target_time": at, "recovery_target_action": "promote", "archive_mode": "off",
+            "port": str(self.copy_port), "listen_addresses": "",
+        }  # fmt: skip
+        with (place / "postgresql.conf").open("a") as file:
+            file.writelines(f"{name} = '{value}'\n" for name, value in more.items())
+        (place / "recovery.signal").touch()
+        subprocess.run(["chown", "-R", "postgres:postgres", str(place)], check=True)
+        place.chmod(0o700)
+        start = (str(BIN / "pg_ctl"), "-D", str(place), "-l", str(self.directory / "copy.log"), "-w", "-t", "120")
+        as_postgres(*start, "start")
+        while self._on_copy("SELECT pg_is_in_recovery()") != "f":
+            time.sleep(0.2)
+        if change:
+            self._on_copy(change, "orcheo")
+        with (place / "postgresql.conf").open("a") as file:
+            file.write(f"listen_addresses = '{self.address}'\n")
+        as_postgres(*start, "-m", "fast", "restart")
+        return place
+
+    def stop_copy(self, place: Path) -> None:
+        as_postgres(str(BIN / "pg_ctl"), "-D", str(place), "-m", "immediate", "-w", "stop")
+        shutil.rmtree(place)
+
+    @property
+    def copy_port(self) -> int:
+        return self.port + 1
+
+    def _on_copy(self, text: str, database: str = "postgres") -> str:
+        return dataclasses.replace(self, port=self.copy_port).sql(text, database)
+
+
+def as_postgres(*argv: str) -> None:
+    done = subprocess.run(["runuser", "-u", "postgres", "--", *argv], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stdout + done.stderr
+
 
 def ensure_postgresql_15() -> None:
     """Use the host's PostgreSQL 15, or install it where Debian 12's packages offer it; otherwise the test says why it can't run."""
@@ -104,6 +173,7 @@ def _server_in(directory: Path) -> Iterator[Outside]:
     server = Outside(address, free_port(), directory / "ca.crt", directory / "run", authority)
     data = directory / "data"
     server.directory.mkdir()
+    server.archive.mkdir()
     for name, content in (
         ("ca.crt", authority.certificate_pem()),
         ("server.key", key),
@@ -112,10 +182,6 @@ def _server_in(directory: Path) -> Iterator[Outside]:
         (directory / name).write_bytes(content)
     (directory / "server.key").chmod(0o600)
     subprocess.run(["chown", "-R", "postgres:postgres", str(directory)], check=True)
-
-    def as_postgres(*argv: str) -> None:
-        done = subprocess.run(["runuser", "-u", "postgres", "--", *argv], capture_output=True, text=True, cwd="/")
-        assert done.returncode == 0, done.stdout + done.stderr
 
     as_postgres(
         str(BIN / "initdb"),
@@ -131,6 +197,7 @@ def _server_in(directory: Path) -> Iterator[Outside]:
     options = {
         "listen_addresses": address, "port": str(server.port), "unix_socket_directories": str(server.directory), "ssl": "on",
         "ssl_cert_file": str(directory / "server.crt"), "ssl_key_file": str(directory / "server.key"), "ssl_ca_file": str(directory / "ca.crt"), "password_encryption": "scram-sha-256",
+        "archive_mode": "on", "archive_command": f"cp %p {server.archive}/%f",
     }  # fmt: skip
     with (data / "postgresql.conf").open("a") as file:
         file.writelines(f"{name} = '{value}'\n" for name, value in options.items())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +11,13 @@ import yaml
 from tests.conftest import ROOT
 from tests.k8s.conftest import ADDED, OVERLAYS, overlay_with
 from tests.k8s.conftest import kustomize as rendered
-from tests.tools import checkov
+from tests.tools import policy_failures
 
 CONFIG = ROOT / "k8s" / ".checkov.yaml"
 
 
 def failed(directory: Path, *options: str) -> dict[str, set[str]]:
-    """What fails: by check, the resources."""
-    words = [
-        "--directory",
-        str(directory),
-        "--framework",
-        "kubernetes",
-        "--output",
-        "json",
-        "--skip-download",
-        *options,
-    ]
-    done = subprocess.run([str(checkov()), *words], capture_output=True, text=True, cwd=directory)
-    found = json.loads(done.stdout)
-    assert found["summary"]["passed"] > 0 and not found["summary"]["parsing_errors"], done.stderr
-    every: dict[str, set[str]] = {}
-    for each in found["results"]["failed_checks"]:
-        every.setdefault(f"{each['check_id']} {each['check_name']}", set()).add(each["resource"])
-    return every
+    return policy_failures(directory, "kubernetes", *options)
 
 
 def write(directory: Path, name: str, documents: list[dict[str, Any]]) -> None:

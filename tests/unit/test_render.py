@@ -71,9 +71,14 @@ def test_the_set_of_files(spec: Spec, files: dict[str, str]) -> None:
     pods = {f"k8s/components/size-{size}/{name}" for size in spec.sizes for name in shared}
     pods |= {"k8s/components/images/kustomization.yaml", "k8s/components/s3-backup/jobs.yaml"}
     pods |= {f"k8s/cloudnative-pg/cluster-{size}.yaml" for size in spec.sizes}
+    pods |= {
+        f"terraform/modules/{module}/{name}"
+        for module in ("aws-rds", "gcp-cloudsql", "azure-flexible")
+        for name in ("sizes.json", "REFERENCE.md")
+    }
     assert set(files) == wanted | {f"compose/conf/{name}" for name in alone} | pods
     for path, text in files.items():
-        assert text.startswith(HEADER) or path.endswith(".json"), path
+        assert text.startswith(HEADER) or path.endswith((".json", "REFERENCE.md")), path
         assert text.endswith("\n"), path
         assert not text.endswith("\n\n"), path
         assert all(line == line.rstrip() for line in text.splitlines()), path

@@ -20,6 +20,7 @@ The copy must be promoted and untouched: compare before anything is written ther
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, LiteralString
 
@@ -40,6 +41,7 @@ PINS: dict[LiteralString, LiteralString] = {
     "jit": "off", "max_parallel_workers_per_gather": "0",  # one core of production's, not more
     "statement_timeout": "0", "transaction_timeout": "0", "idle_in_transaction_session_timeout": "0", "lock_timeout": "2s",
 }  # fmt: skip
+SINCE: dict[str, int] = {"transaction_timeout": 170000}  # a managed service may run an older PostgreSQL
 # Of the catalogs, the columns that are changed by transactions only (not in place, as VACUUM does) and whose text needs no other catalog.
 CATALOGS: dict[str, LiteralString] = {
     "pg_class": "ROW(t.oid, t.relname, t.relnamespace, t.reltype, t.relowner, t.relam, t.relfilenode, t.reltablespace, t.reltoastrelid,"
@@ -199,7 +201,9 @@ TOTALS = sql.SQL(
 def begin(conn: Connection) -> None:
     """A transaction of one snapshot, which its first query will take, with all that is pinned. SET takes no snapshot."""
     pins = sql.SQL("; ").join(
-        sql.SQL("SET LOCAL {} = {}").format(sql.Identifier(name), sql.Literal(value)) for name, value in PINS.items()
+        sql.SQL("SET LOCAL {} = {}").format(sql.Identifier(name), sql.Literal(value))
+        for name, value in PINS.items()
+        if conn.info.server_version >= SINCE.get(name, 0)
     )
     conn.execute(sql.SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {}").format(pins))
 
@@ -241,18 +245,21 @@ class Comparison:
         return not self.problems
 
 
-def compare(conn: Connection, moment: Moment) -> Comparison:
+def compare(
+    conn: Connection, moment: Moment, arrived: Callable[[Connection, Moment], list[str]] | None = None
+) -> Comparison:
     """Whether the copy is what production was at the moment.
 
     Args:
-        conn: autocommit, superuser, on the promoted copy, in which nothing was written yet.
+        conn: autocommit, on the promoted copy, in which nothing was written yet. A superuser, because of `at_restore_point`.
+        arrived: what is wrong with where recovery stopped; None: `at_restore_point`.
 
     Raises:
         psycopg.OperationalError: the copy is gone. Everything else that the copy says is a problem of the result.
     """
     started = time.monotonic()
     found = Comparison([], [], list(moment.notes))
-    found.problems += _right_copy(conn, moment)
+    found.problems += (arrived or at_restore_point)(conn, moment)
     begin(conn)
     try:
         here = _Copy(conn, moment)
@@ -274,16 +281,21 @@ def compare(conn: Connection, moment: Moment) -> Comparison:
     return found
 
 
-def _right_copy(conn: Connection, moment: Moment) -> list[str]:
-    """Is it the same cluster, promoted exactly at R? The file of its timeline says where recovery stopped and why."""
+def same_cluster(conn: Connection, moment: Moment) -> list[str]:
+    """Is it the same cluster and database, promoted?"""
     row = conn.execute(
         "SELECT pg_is_in_recovery(), (SELECT system_identifier FROM pg_control_system()), current_database()"
     ).fetchone()
     recovering, system, database = row or (True, 0, "")
     if system != moment.system or database != moment.database:
         return [f"the copy is database {database} of cluster {system}, not {moment.database} of {moment.system}"]
-    if recovering:
-        return ["the copy is still in recovery: it has to be promoted at the restore point"]
+    return ["the copy is still in recovery: it has to be promoted at the restore point"] if recovering else []
+
+
+def at_restore_point(conn: Connection, moment: Moment) -> list[str]:
+    """Is it the same cluster, promoted exactly at R? The file of its timeline says where recovery stopped and why."""
+    if wrong := same_cluster(conn, moment):
+        return wrong
     text = conn.execute(
         "SELECT pg_read_file('pg_wal/' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) || '.history', true)"
     ).fetchone()

@@ -5,6 +5,11 @@ One statement of a REPEATABLE READ transaction takes the snapshot S (at its star
 long as one piece of it is read, because each piece ends with a rollback to a savepoint.
 
 The role needs pg_read_all_data and EXECUTE on pg_create_restore_point(text), nothing more.
+
+A managed service takes no restore points and restores to seconds. There R is a moment of the clock, the next whole second T after S
+(`second`). It is the same argument: what S saw had its commit record in the WAL before S, and every record before that one has an earlier
+time than S, so a recovery to T can't stop before it; whatever else the copy has was marked in its rows before T, and the rows are read,
+and the next transaction id is asked for, after T.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ STEP = 512  # blocks of one statement when a table is read whole: 4 MB, and as m
 RANGE = 128  # blocks of one random range of a table that is too large to be read whole
 MOST_MOVING = 50_000  # rows in motion in the document; a piece that would go beyond is left out (something rewrites it in bulk right now)
 MOST_RUNNING = 20_000_000  # ids between the oldest running transaction and now: asking for each takes a microsecond
+BEYOND_SECOND = 0.05  # seconds after T: the clock is read at once, a timer may be early by its resolution
 ATTEMPTS = 3  # at a piece, when its table is locked or a multixact was cleaned up while it was read
 
 
@@ -143,9 +149,11 @@ def take(
     schemas: Sequence[str] = SCHEMAS,
     budget_bytes: int = BUDGET,
     seed: str | None = None,
-    after_restore_point: Callable[[], None] = lambda: None,
+    after_restore_point: Callable[[], object] = lambda: None,
+    *,
+    second: bool = False,
 ) -> Moment:
-    """Write restore point `name` and read what the tables held at it.
+    """Write restore point `name` (or, with `second`, let a whole second begin) and read what the tables held at it.
 
     Args:
         conn: autocommit, to production's primary. Its transaction lasts as long as the reading, and holds VACUUM's horizon.
@@ -153,6 +161,7 @@ def take(
         budget_bytes: how much of the tables to read, about; catalogs come on top.
         seed: which ranges of large tables are read; None draws one.
         after_restore_point: called as soon as the restore point is written (for a marker, on another connection).
+        second: no restore point, but the next whole second of the server's clock, which is the moment's `at`; it has no `lsn`.
 
     Raises:
         UserError: the role lacks a privilege, the server is a standby, or the name is too long.
@@ -165,7 +174,7 @@ def take(
         before = _sequences(conn, schemas)
         fresh, running = _running(conn)
         begin(conn)
-        moment = _restore_point(conn, name, chosen, fresh, running)
+        moment = (_second if second else _restore_point)(conn, name, chosen, fresh, running)
         after_restore_point()
         reader = _Reader(conn, moment)
         reader.read(schemas, budget_bytes)
@@ -233,6 +242,21 @@ def _restore_point(conn: Connection, name: str, seed: str, fresh: int, running: 
     lsn, snapshot, upcoming, database, system, at = row
     window = window_of(str(snapshot), int(upcoming), fresh, running)
     return Moment(name, lsn, snapshot, system, database, at, seed, window, [], [], [], [], 0.0)
+
+
+def _second(conn: Connection, name: str, seed: str, fresh: int, running: list[int]) -> Moment:
+    """Take S, and wait until its next whole second has begun. age() keeps its first answer in a transaction: it is asked after that."""
+    row = conn.execute(
+        "SELECT pg_current_snapshot()::text, current_database(), (SELECT system_identifier FROM pg_control_system()),"
+        " to_char((date_trunc('second', clock_timestamp()) + interval '1 second') AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
+    ).fetchone()
+    if row is None:
+        raise RuntimeError("the snapshot gave no row")
+    snapshot, database, system, at = row
+    conn.execute("SELECT pg_sleep(extract(epoch FROM %s::timestamptz - clock_timestamp()) + %s)", (at, BEYOND_SECOND))
+    upcoming = conn.execute("SELECT age('3'::xid)::bigint + 3").fetchone()
+    window = window_of(str(snapshot), int(upcoming[0]) if upcoming else 0, fresh, running)
+    return Moment(name, "", snapshot, system, database, at, seed, window, [], [], [], [], 0.0)
 
 
 class _Reader:

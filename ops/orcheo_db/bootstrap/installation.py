@@ -12,7 +12,7 @@ from importlib import metadata, resources
 
 from psycopg import sql
 
-from orcheo_db.bootstrap.job import MONITOR, READER
+from orcheo_db.bootstrap.job import MONITOR, OWNER, READER
 from orcheo_db.bootstrap.session import Session, statement
 from orcheo_db.database import Connection
 
@@ -67,7 +67,8 @@ def write(session: Session, wanted: Installation, changes: list[str]) -> None:
     if read(conn) == wanted and not _grants_missing(conn):
         return
     with conn.transaction():
-        conn.execute(statement("installation", monitor=sql.Identifier(MONITOR), reader=sql.Identifier(READER)))
+        names = {"monitor": sql.Identifier(MONITOR), "reader": sql.Identifier(READER), "owner": sql.Identifier(OWNER)}
+        conn.execute(statement("installation", **names))
         if read(conn) != wanted:
             conn.execute(statement("installation_row"), asdict(wanted))
     changes.append("orcheo_db.installation")
@@ -75,5 +76,5 @@ def write(session: Session, wanted: Installation, changes: list[str]) -> None:
 
 def _grants_missing(conn: Connection) -> bool:
     roles = sql.Literal([MONITOR, READER])
-    row = conn.execute(statement("installation_grants_missing", roles=roles)).fetchone()
+    row = conn.execute(statement("installation_grants_missing", roles=roles, owner=sql.Literal(OWNER))).fetchone()
     return bool(row and row[0])

@@ -133,6 +133,26 @@ def _number_problem(name: str, value: str) -> str | None:
     return None if low <= round(number, 6) <= high else accepted
 
 
+def in_units(name: str, value: str) -> str:
+    """A setting's value in the unit that pg_settings has for it: shared_buffers 256MB is 32768 (pages of 8kB).
+
+    What is no number stays as it is, and so does what has no unit.
+
+    Raises:
+        ValueError: the value is not one that PostgreSQL takes for it.
+    """
+    if name not in catalogue.NUMBERS:
+        return value
+    unit = catalogue.NUMBERS[name][0]
+    match = _NUMBER.fullmatch(value)
+    if match is None or problem(name, value):
+        raise ValueError(f"{name} = {value!r}: not a value that PostgreSQL takes")
+    if not match[2]:
+        return value
+    number = float(match[1]) * _factor(match[2], unit)
+    return f"{number:.15g}"
+
+
 def _base(unit: str) -> str:
     return unit.lstrip("0123456789")
 

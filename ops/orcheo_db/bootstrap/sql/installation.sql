@@ -13,7 +13,7 @@ REVOKE ALL ON SCHEMA orcheo_db FROM PUBLIC;
 GRANT USAGE ON SCHEMA orcheo_db TO {monitor}, {reader};
 GRANT SELECT ON orcheo_db.installation TO {monitor}, {reader};
 -- What the drills write: a marker before and one after the moment that they prove (backup/drill.py). The role exists where this
--- toolkit runs the server.
+-- toolkit backs the server up; elsewhere the owner of the app's tables does it (managed/drill.py).
 CREATE TABLE IF NOT EXISTS orcheo_db.drill_markers (
     drill  text NOT NULL,
     phase  text NOT NULL CHECK (phase IN ('before', 'after')),
@@ -24,5 +24,9 @@ DO $$ BEGIN
   IF to_regrole('orcheo_backup') IS NOT NULL THEN
     GRANT USAGE ON SCHEMA orcheo_db TO orcheo_backup;
     GRANT SELECT, INSERT, DELETE ON orcheo_db.drill_markers TO orcheo_backup;
+  ELSE
+    GRANT USAGE ON SCHEMA orcheo_db TO {owner};
+    GRANT SELECT ON orcheo_db.installation TO {owner};
+    GRANT SELECT, INSERT, DELETE ON orcheo_db.drill_markers TO {owner};
   END IF;
 END $$;
