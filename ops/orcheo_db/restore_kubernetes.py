@@ -97,6 +97,8 @@ def put_in_place(target: KubernetesTarget, name: str) -> dict[str, Any]:
             target.scale("pgbouncer", replicas)
             # A new timeline begins: from here on it is covered. A job that runs meanwhile is waited for.
             ask(target, "run", "--type", "incremental", f"--wait={WAIT_SECONDS}")
+            # PostgreSQL's pod has other containers, which may come later than the server.
+            target.ready("pgbackrest")
         except (UserError, CheckFailed) as error:
             raise CheckFailed(
                 f"{error} [{name} is in place; PgBouncer is scaled by `{target.up_command}`{back}]"

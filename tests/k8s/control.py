@@ -53,6 +53,7 @@ class Control:
         self.events: list[dict[str, Any]] = []
         self.calls: list[list[str]] = []
         self.readiness: dict[str, tuple[float, bool]] = {}  # by container
+        self.unready: dict[str, int] = {}  # of those that are ready: looks in a row that failed
         self.probed: set[str] = set()  # containers that are being asked
         self.unscheduled: set[str] = set()  # names of pods that no node takes
         self.lock = threading.RLock()
@@ -134,7 +135,9 @@ class Control:
         }
 
     def ready(self, pod: Pod, container: dict[str, Any]) -> bool:
-        """What the readiness probe last said; looked at again after some seconds, and in the background where it said no, as kubelet does."""
+        """What the readiness probe last said; looked at again after some seconds, and in the background where it said no, as kubelet does.
+        One that was ready is it until failureThreshold looks in a row have failed.
+        """
         if not container.get("readinessProbe"):
             return True
         key = pod.containers.get(container["name"], "")
@@ -149,6 +152,14 @@ class Control:
     def probe(self, pod: Pod, name: str, key: str) -> bool:
         try:
             said = pod.probe(name, "readinessProbe")
+            (spec,) = [each for each in pod.spec["containers"] if each["name"] == name]
+            failed = 0 if said else self.unready.get(key, 0) + 1
+            if not said and key in self.unready and failed < int(spec["readinessProbe"].get("failureThreshold", 3)):
+                said = True
+            if said:
+                self.unready[key] = failed
+            else:
+                self.unready.pop(key, None)  # from here on it has to succeed once
             self.readiness[key] = (time.monotonic(), said)
         finally:
             self.probed.discard(key)
