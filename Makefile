@@ -15,7 +15,7 @@ export ORCHEO_DB_WITH := $(or $(WITH),$(ORCHEO_DB_WITH))
 ORCHEO_DB := .venv/bin/orcheo-db --target $(TARGET) $(if $(SIZE),--size $(SIZE))
 PYTEST := .venv/bin/pytest
 
-.PHONY: help venv up down destroy status dsn psql bootstrap doctor backup restore drill migrate bench-search bench-backup bench-migrate images k8s-images k8s-load k8s-bucket render test test-serial test-faults test-k8s test-terraform-apply test-unit lint lock
+.PHONY: help venv up down destroy status dsn psql bootstrap doctor backup restore drill migrate bench-search bench-backup bench-migrate images k8s-images k8s-load k8s-bucket render test test-serial test-faults test-k8s test-terraform-apply test-ansible-full test-unit lint lock
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -96,6 +96,9 @@ test-faults: venv ## break the backups in every way that the tests know (some te
 
 test-k8s: venv ## the whole way on a real cluster: the current kubeconfig context, a namespace of its own (load the images first)
 	@$(PYTEST) --live -rs tests/k8s/test_live.py
+
+test-ansible-full: venv ## Ansible's whole suite on real hosts (a quarter of an hour)
+	@$(PYTEST) --slow -rs tests/ansible
 
 test-terraform-apply: venv ## apply, plan without a change and destroy AWS' example against an AWS in memory (some minutes)
 	@$(PYTEST) --slow -rs tests/terraform

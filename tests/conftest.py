@@ -43,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption(
         "--verify-target",
-        choices=["compose", "external", "kubernetes"],
+        choices=["compose", "external", "kubernetes", "host"],
         default="compose",
         help="the target of --existing",
     )
@@ -168,14 +168,14 @@ class Installation:
 
     def place(self) -> Target:
         """The target, whatever it is."""
-        if self.kind != "kubernetes":
+        if self.kind not in ("kubernetes", "host"):
             return self.target()
         if self._place is not None:  # it has forwarded ports
             return self._place
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self.env.items():
                 patch.setenv(name, value)
-            self._place = Context("kubernetes", None, as_json=False).cluster()
+            self._place = Context(self.kind, None, as_json=False).target()
         return self._place
 
     def verify(self, *options: str, timeout: float = 900) -> None:
@@ -246,7 +246,7 @@ def installation(
     """The session's stack, up and served."""
     if request.config.getoption("--existing"):
         spec, kind = load_spec(env=os.environ), request.config.getoption("--verify-target")
-        project = spec.stack.project if kind == "compose" else f"{spec.stack.project}-{kind}"
+        project = spec.stack.project if kind in ("compose", "host") else f"{spec.stack.project}-{kind}"
         # A cluster's state directory is found by its context and namespace.
         yield Installation(spec.stack.project, spec.stack.port, state_directory(ROOT, project), kind=kind)
         return

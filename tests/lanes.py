@@ -24,6 +24,7 @@ TOGETHER = {
         "tests/migrate",
         "tests/k8s",
         "tests/terraform",
+        "tests/ansible",
         "tests/e2e",
         *(f"--ignore=tests/e2e/test_{name}.py" for name in ("upgrade", "rollback", "load")),
     ],

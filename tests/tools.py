@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CHECKOV = "3.3.30"  # pinned: another release has other checks
 MOTO = "5.2.5"
 AWS = "1.46.3"
+ANSIBLE, ANSIBLE_LINT = "12.3.0", "26.10.1"
 TF = "1.2.0"  # Terraform's plugin protocol
 BINDINGS = {"google": "21.1.0", "azurerm": "18.9.0"}  # of the providers 8.7.0 and 5.10.0
 
@@ -73,6 +74,16 @@ def _run(argv: list[str]) -> None:
 def moto() -> Path:
     """moto's server, an AWS in memory, installed at the first use."""
     return _own("moto", MOTO, "[server]").with_name("moto_server")
+
+
+def ansible() -> Path:
+    """ansible-playbook with its collections, installed at the first use (some 500 MB)."""
+    return _own("ansible", ANSIBLE).with_name("ansible-playbook")
+
+
+def ansible_lint() -> Path:
+    """ansible-lint's path, installed at the first use."""
+    return _own("ansible-lint", ANSIBLE_LINT)
 
 
 def aws() -> Path:

@@ -88,7 +88,7 @@ def ask(target: Target, *arguments: str, repository: str = "first") -> Any:
     Raises:
         UserError: wrong input or a missing prerequisite, in the service's own words. CheckFailed: the answer is no.
     """
-    result = target.run(service_of(target, repository), [*PROGRAM, *arguments])
+    result = target.run(service_of(target, repository), [*target.backup_program, *arguments])
     if result.code != 0:
         raise refused(result.code, last_line(result.stderr).removeprefix(SAYS))
     return json.loads(result.stdout)
@@ -103,7 +103,7 @@ def no_backups(target: Target) -> str:
 
 def stream(target: Target, arguments: Sequence[str], repository: str = "first") -> Any:
     """As `ask`, with the service's progress lines shown while it works."""
-    argv = [*target.inside(service_of(target, repository)), *PROGRAM, *arguments]
+    argv = target.command(service_of(target, repository), [*target.backup_program, *arguments])
     with step("Working") as bar, subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         words = follow(process, bar)
         assert process.stdout is not None

@@ -18,6 +18,7 @@ from orcheo_db.spec import Spec, load_spec
 from orcheo_db.targets.base import Target
 from orcheo_db.targets.compose import ROOT, ComposeTarget
 from orcheo_db.targets.external import ExternalTarget
+from orcheo_db.targets.host import HostTarget
 from orcheo_db.targets.kubectl import Kubectl, current_context
 from orcheo_db.targets.kubernetes import KubernetesTarget, size_of, state_name, take_secrets
 
@@ -27,7 +28,7 @@ REMEMBERED = (
     "ORCHEO_DB_SIZE", "ORCHEO_DB_PORT", "ORCHEO_DB_WITH", "ORCHEO_DB_APP_PORT", "ORCHEO_DB_APP_STORAGE", ACCEPT_VARIABLE, INSTANCE_VARIABLE,
 )  # fmt: skip
 STACKS: dict[str, type[ComposeTarget]] = {"compose": ComposeTarget, "external": ExternalTarget}
-TARGETS = (*STACKS, "kubernetes")
+TARGETS = (*STACKS, "kubernetes", "host")
 NAMESPACE_VARIABLE, CONTEXT_VARIABLE = "ORCHEO_DB_NAMESPACE", "ORCHEO_DB_CONTEXT"
 NAMESPACE = "orcheo"  # that of k8s/overlays
 # What the commands of a stack of this machine's are called in a cluster.
@@ -59,7 +60,18 @@ class Context:
 
     def target(self) -> Target:
         """The target, with what was chosen at an earlier `up` where nothing is chosen now."""
+        if self.target_name == "host":
+            return self.site()
         return self.cluster() if self.target_name == "kubernetes" else self.stack()
+
+    def site(self) -> HostTarget:
+        """The tier on hosts that Ansible runs, as the playbook has left it in the state directory.
+
+        Raises:
+            UserError: no playbook has run with it.
+        """
+        spec = self.spec()
+        return HostTarget(spec, spec.size(self.size_name), Store(state_directory(ROOT, spec.stack.project)))
 
     def stack(self) -> ComposeTarget:
         """A stack on this machine, for what only such a one has.
@@ -70,6 +82,8 @@ class Context:
         if self.target_name not in STACKS:
             command = click.get_current_context().info_name or "this"
             way = ELSEWHERE.get(command, "see k8s/README.md")
+            if self.target_name == "host":
+                way = "the playbooks do that (ansible/README.md)"
             raise UserError(f"`{command}` is not for target {self.target_name}: {way}")
         use_context()
         kind = STACKS[self.target_name]

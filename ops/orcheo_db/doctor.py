@@ -20,7 +20,7 @@ from orcheo_db.lifecycle import probe
 from orcheo_db.search import run as searching
 from orcheo_db.secrets import RENEW_BEFORE_DAYS, SERVER_NAMES, days_left_of
 from orcheo_db.targets.base import Target
-from orcheo_db.tuning import pool_arithmetic, postgresql_settings
+from orcheo_db.tuning import pool_arithmetic
 
 WAITING_SEGMENTS = 16  # 256 MB that a busy moment may leave for some seconds
 FREE_SHARE = 0.10  # below a tenth free, the next max_wal_size or VACUUM may fill the volume
@@ -211,14 +211,14 @@ def _tls(name: str, target: Target, connection: psycopg.Connection[Any]) -> Chec
 
 def _settings(name: str, target: Target, connection: psycopg.Connection[Any]) -> Check:
     del connection  # its role has settings of its own
-    meant = [(setting.name, setting.value) for setting in postgresql_settings(target.size, target.spec)]
+    meant = target.meant_settings()
     different = effective.compare(meant, effective.read(target.run))
     found = "; ".join(map(str, different)) or f"{len(meant)} settings as in size {target.size.name}"
     return Check(
         name,
         not different,
         found,
-        "run `make up`; what somebody set with ALTER DATABASE or ALTER ROLE goes by its RESET",
+        f"run `{target.up_command}`; what somebody set with ALTER DATABASE or ALTER ROLE goes by its RESET",
     )
 
 

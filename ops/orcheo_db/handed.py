@@ -104,6 +104,15 @@ def pgbackrest(store: Store) -> Files:
     return authority(store) | party(store, "database")
 
 
+def exporter(store: Store) -> Files:
+    """Prometheus' exporters, which log in as the monitoring role."""
+    return (
+        authority(store)
+        | _monitor(store)
+        | {"orcheo_monitor.password": f"{store.password('orcheo_monitor')}\n".encode()}
+    )
+
+
 def archive(store: Store) -> Files:
     """The service that takes WAL."""
     return authority(store) | party(store, "archive") | cipher(store)

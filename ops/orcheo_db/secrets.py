@@ -129,7 +129,7 @@ class Store:
     # Everything that the toolkit writes there; anything else is somebody else's.
     entries = (
         "secrets", "tls", "app", "backup", "backups", "restored", "mounts", "logs", "mounts.json", "mounts.sha256", "compose.env", "ca.crt", "server-ca.crt", "active-login",
-        "pooler-auth", "choices.json", "adopting", "migrate", "evidence", ".lock", "installation.json",
+        "pooler-auth", "choices.json", "adopting", "migrate", "evidence", "hosts", "hosts.json", "ssh_config", ".lock", "installation.json",
     )  # fmt: skip
 
     @property

@@ -76,6 +76,9 @@ def test_the_set_of_files(spec: Spec, files: dict[str, str]) -> None:
         for module in ("aws-rds", "gcp-cloudsql", "azure-flexible")
         for name in ("sizes.json", "REFERENCE.md")
     }
+    pods |= {
+        f"ansible/roles/{role}/defaults/main/spec.yml" for role in ("postgres", "pgbouncer", "pgbackrest", "bootstrap")
+    }
     assert set(files) == wanted | {f"compose/conf/{name}" for name in alone} | pods
     for path, text in files.items():
         assert text.startswith(HEADER) or path.endswith((".json", "REFERENCE.md")), path

@@ -46,7 +46,7 @@ def test_pool_mode_and_limits(target: Target):
 
 def test_every_rendered_setting_is_in_force(target: Target):
     shown, managed = console(target), target.facts().managed_server
-    meant = {setting.name: setting.value for setting in pgbouncer_settings(target.size, target.pooler_spec)}
+    meant = target.meant_pooler_settings()
     if not managed:  # how a server that is not ours is reached and asked differs
         for name in ("auth_query", "auth_dbname", "auth_user", "server_tls_ca_file"):
             meant.pop(name)

@@ -4,6 +4,7 @@
     serve [--elsewhere]        the service: the schedule (but for --elsewhere), its pages on port 9188 of the container: /metrics, /drill, /healthz
     prepare                    stanza and first backup, where there are none
     run --type full|…          a backup now;  drill [--switch]  a drill now;  point NAME  a restore point
+    job NAME                   one run of the schedule's, by whoever keeps it (systemd's timers): full … logical, drill
     list | check [--deep] | report [--html] | metrics
     restore [--to …] [--table …]   into the volume at /var/lib/postgresql, in a container of its own
 """
@@ -24,6 +25,9 @@ from orcheo_db.backup import config as configuration
 from orcheo_db.backup import health, operations
 from orcheo_db.backup.config import Config
 from orcheo_db.errors import CheckFailed, UserError
+
+KINDS = ("full", "differential", "incremental", "logical")
+WAIT_SECONDS = 3600.0  # a scheduled job waits for the one before it
 
 
 def say(text: str) -> None:
@@ -46,8 +50,10 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list")
     listing.add_argument("--archiver", action="store_true", help="also ask PostgreSQL whether WAL is on its way")
     run = commands.add_parser("run")
-    run.add_argument("--type", choices=("full", "differential", "incremental", "logical"), default="incremental")
+    run.add_argument("--type", choices=KINDS, default="incremental")
     run.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="for a job that runs")
+    job = commands.add_parser("job")
+    job.add_argument("name", choices=(*KINDS, "drill"))
     drill = commands.add_parser("drill")
     drill.add_argument("--switch", action="store_true", help="end the WAL segment now; RPO is then not measured")
     check = commands.add_parser("check")
@@ -108,6 +114,7 @@ def _answer(config: Config, options: argparse.Namespace) -> Any:
     others: dict[str, Callable[[], Any]] = {
         "prepare": lambda: jobs.prepare(config, say, set_aside=options.set_aside),
         "run": lambda: jobs.run_now(config, options.type, say, wait_seconds=options.wait),
+        "job": lambda: jobs.scheduled(config, options.name, say, wait_seconds=WAIT_SECONDS),
         "drill": lambda: jobs.drill_now(config, say, switch=options.switch),
         "report": lambda: jobs.page(config) if options.html else jobs.text(config),
         "metrics": jobs.rendered,

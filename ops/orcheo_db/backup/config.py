@@ -42,6 +42,7 @@ class Config:
     reach: str = ""  # host:port of its server
     ca_file: str = ""  # the authority of that server's certificate; empty: the public ones
     place: str = ""  # which one: another bucket begins with a state and an evidence of its own
+    app_python: str = "python"  # an interpreter that has Orcheo; empty: there is none here
 
     @property
     def evidence(self) -> Path:
@@ -77,9 +78,21 @@ def load(conf: Path = CONF) -> Config:
     file = Path(os.environ.get("ORCHEO_DB_BACKUP_CONFIG", conf / "backup.json"))
     try:
         told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if "installation_id" not in told:  # a file that is the same for all installations (Kubernetes)
-            told |= {"installation_id": json.loads((SECRETS / "installation.json").read_text())["installation_id"]}
+        # On a host of one's own each service has its files in a directory of its own.
+        secrets = Path(os.environ.get("ORCHEO_DB_SECRETS", SECRETS))
+        if "installation_id" not in told:  # a file that is the same for all installations (Kubernetes, Ansible)
+            told |= {"installation_id": json.loads((secrets / "installation.json").read_text())["installation_id"]}
         paths = {"repository": REPOSITORY / told["place"], "extensions": tuple(told["extensions"])}
-        return Config(**(told | paths))
+        return Config(
+            **(
+                told
+                | paths
+                | {
+                    "conf": file.parent,
+                    "secrets": secrets,
+                    "app_python": os.environ.get("ORCHEO_DB_APP_PYTHON", "python"),
+                }
+            )
+        )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file} can't be used ({error}): run `make up`, which writes it") from None

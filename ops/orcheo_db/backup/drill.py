@@ -11,7 +11,6 @@ import json
 import subprocess
 import time
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import Any
 
 import psycopg
@@ -111,10 +110,21 @@ def _newest(drill: Drill, timeline: int) -> Backup:
         "pgbackrest": subprocess.run(
             ["pgbackrest", "version"], capture_output=True, text=True, check=True
         ).stdout.split()[-1],
-        "orcheo": metadata.version("orcheo"),
-        "orcheo_backend": metadata.version("orcheo-backend"),
+        **_app_versions(drill.config),
     }
     return backup
+
+
+def _app_versions(config: Config) -> dict[str, str]:
+    """Orcheo's, where it is installed here."""
+    if not config.app_python:
+        return {}
+    script = "import json, importlib.metadata as m; print(json.dumps({n.replace('-', '_'): m.version(n) for n in ('orcheo', 'orcheo-backend')}))"
+    done = subprocess.run([config.app_python, "-c", script], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise CheckFailed(f"Orcheo is not installed where the drill looks for it ({config.app_python})")
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
 
 
 def _segment(connection: psycopg.Connection[Any], lsn: str) -> str:
@@ -182,8 +192,16 @@ def _amcheck(drill: Drill, copy: Cluster) -> None:
 
 def _stores(drill: Drill, copy: Cluster) -> None:
     """Orcheo's own stores read the copy, in a process of their own: they leave threads behind."""
+    if not drill.config.app_python:  # a repository host without it: said in the record's sizes, and no check is made up
+        drill.heard("not read through Orcheo's stores: Orcheo is not on this host (ansible/README.md, group bootstrap)")
+        return
     with drill.timed("app"):
-        argv = ["python", "-m", "orcheo_db.backup.stores", copy.dsn(drill.config.database, "orcheo_app_a")]
+        argv = [
+            drill.config.app_python,
+            "-m",
+            "orcheo_db.backup.stores",
+            copy.dsn(drill.config.database, "orcheo_app_a"),
+        ]
         try:
             done = subprocess.run(argv, capture_output=True, text=True, timeout=STORES_SECONDS)
         except subprocess.TimeoutExpired:

@@ -115,6 +115,18 @@ def run_recorded_job(
     return run_recorded(config.repository, kind, runner(config, heard, switch=switch), wait_seconds=wait_seconds)
 
 
+def scheduled(config: Config, kind: str, heard: Heard, *, wait_seconds: float) -> dict[str, Any]:
+    """One run of a schedule's job, where the schedule is another's; what it gave.
+
+    Raises:
+        UserError: another job still runs. CheckFailed: it failed.
+    """
+    result = run_recorded_job(config, kind, heard, wait_seconds=wait_seconds)
+    if not result.ok:
+        raise CheckFailed(result.message)
+    return {"job": kind, "said": result.message}
+
+
 def drill_now(config: Config, heard: Heard, *, switch: bool) -> dict[str, Any]:
     """A person's drill; its record, whatever the answer.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from orcheo_db.render import backup, cloudnative_pg, compose, kubernetes, terraform
+from orcheo_db.render import ansible, backup, cloudnative_pg, compose, kubernetes, terraform
 from orcheo_db.spec import Spec
 
-TARGETS = (compose, backup, kubernetes, cloudnative_pg, terraform)
+TARGETS = (compose, backup, kubernetes, cloudnative_pg, terraform, ansible)
 # Nothing but rendered files is in these; one of a size that is gone is left over.
 OWNED = (
     "compose/conf/**/*",
@@ -18,6 +18,7 @@ OWNED = (
     "k8s/cloudnative-pg/cluster-*.yaml",
     "terraform/modules/*/sizes.json",
     "terraform/modules/*/REFERENCE.md",
+    "ansible/roles/*/defaults/main/spec.yml",
 )
 
 

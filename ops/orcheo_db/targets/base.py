@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 from orcheo_db.secrets import Store
 from orcheo_db.spec import Size, Spec
+from orcheo_db.tuning import pgbouncer_settings, postgresql_settings
 
 APP_LOGINS = ("orcheo_app_a", "orcheo_app_b")  # two, so that passwords rotate without a failed query
 
@@ -67,6 +68,8 @@ class Facts:
     secrets_dir: str = ""
     data_dir: str = ""
     managed_server: bool = True  # whether PostgreSQL itself is ours (its settings, its files, its superuser)
+    whole_hosts: bool = False  # a role's host runs other things, too
+    postgres_program: str = "postgres"
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -77,6 +80,11 @@ class Target(ABC):
     project: str  # the installation's name here: what a person confirms by
     up_command: str  # what brings it up, for messages
     managed_server: bool = True  # PostgreSQL itself is ours: its volume, settings and superuser
+    backup_program: tuple[str, ...] = (
+        "python",
+        "-m",
+        "orcheo_db.backup",
+    )  # the backups' commands, where the repository is
 
     def __init__(self, spec: Spec, size: Size, store: Store) -> None:
         self.spec, self.size, self.store = spec, size, store
@@ -123,13 +131,21 @@ class Target(ABC):
             UserError: the service does not run.
         """
 
+    def command(self, service: str, argv: Sequence[str], *, interactive: bool = False) -> list[str]:
+        """A command that is to run where `service` runs, as the words to start here.
+
+        Raises:
+            UserError: the service does not run.
+        """
+        return [*self.inside(service, interactive=interactive), *argv]
+
     def run(self, service: str, argv: Sequence[str], *, input: str | None = None) -> Result:
         """Run a command where `service` runs, as the service's user.
 
         Raises:
             UserError: the service does not run.
         """
-        command = [*self.inside(service, interactive=input is not None), *argv]
+        command = self.command(service, argv, interactive=input is not None)
         told: dict[str, Any] = {"stdin": subprocess.DEVNULL} if input is None else {"input": input}
         done = subprocess.run(command, capture_output=True, text=True, **told)
         return Result(done.returncode, done.stdout, done.stderr)
@@ -160,6 +176,14 @@ class Target(ABC):
     @abstractmethod
     def server(self) -> Endpoint:
         """Where PostgreSQL itself answers (bootstrap, migrations, backups)."""
+
+    def meant_settings(self) -> list[tuple[str, str]]:
+        """PostgreSQL's settings as this target should have them."""
+        return [(setting.name, setting.value) for setting in postgresql_settings(self.size, self.spec)]
+
+    def meant_pooler_settings(self) -> dict[str, str]:
+        """PgBouncer's settings as this target should have them."""
+        return {setting.name: setting.value for setting in pgbouncer_settings(self.size, self.pooler_spec)}
 
     def app_url(self) -> str:
         """Where Orcheo's API answers, as a client on this machine sees it."""
