@@ -57,7 +57,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         " containers of this machine",
     )
     parser.addoption(
-        "--slow", action="store_true", help="run Terraform's apply against an AWS in memory, and nothing else"
+        "--slow", action="store_true", help="run what takes minutes of Terraform and Ansible, and nothing else"
     )
     parser.addoption("--keep", action="store_true", help="leave the test stack running at the end")
 
