@@ -72,7 +72,7 @@ class Outside:
 
     def base_backup(self) -> Path:
         """A physical backup of it as it is now; its WAL goes on being archived."""
-        place = self.directory.parent / "base"
+        place = self.directory.parent / f"base-{time.monotonic_ns()}"
         as_postgres(
             str(BIN / "pg_basebackup"),
             "-D",
@@ -94,11 +94,16 @@ class Outside:
         Args:
             change: SQL that falsifies it, before anybody can connect.
         """
+        segment = self.sql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())")
         self.sql("SELECT pg_switch_wal()")
+        deadline = time.monotonic() + 60
+        while not (self.archive / segment).exists():  # recovery ends where the archive ends
+            assert time.monotonic() < deadline, f"{segment} is not archived"
+            time.sleep(0.1)
         place = Path(tempfile.mkdtemp(prefix="copy-", dir=self.directory.parent))
         shutil.copytree(base, place, dirs_exist_ok=True)
         more = {
-            "restore_command": f"cp {self.archive}/%f %p", "recovery_target_time": at, "recovery_target_action": "promote", "archive_mode": "off",
+            "restore_command": f"cp {self.archive}/%f %p", "recovery_target_time": at.replace("T", " ").replace("Z", "+00"), "recovery_target_action": "promote", "archive_mode": "off",
             "port": str(self.copy_port), "listen_addresses": "",
         }  # fmt: skip
         with (place / "postgresql.conf").open("a") as file:
@@ -107,7 +112,10 @@ class Outside:
         subprocess.run(["chown", "-R", "postgres:postgres", str(place)], check=True)
         place.chmod(0o700)
         start = (str(BIN / "pg_ctl"), "-D", str(place), "-l", str(self.directory / "copy.log"), "-w", "-t", "120")
-        as_postgres(*start, "start")
+        try:
+            as_postgres(*start, "start")
+        except AssertionError as error:
+            raise AssertionError(f"{error}{(self.directory / 'copy.log').read_text()[-1000:]}") from None
         while self._on_copy("SELECT pg_is_in_recovery()") != "f":
             time.sleep(0.2)
         if change:
@@ -193,7 +201,9 @@ def _server_in(directory: Path) -> Iterator[Outside]:
         "UTF8",
         "--locale=C.UTF-8",
     )
-    (data / "pg_hba.conf").write_text("local all all trust\nhostssl all all all scram-sha-256\n")
+    (data / "pg_hba.conf").write_text(
+        "local all all trust\nlocal replication all trust\nhostssl all all all scram-sha-256\n"
+    )
     options = {
         "listen_addresses": address, "port": str(server.port), "unix_socket_directories": str(server.directory), "ssl": "on",
         "ssl_cert_file": str(directory / "server.crt"), "ssl_key_file": str(directory / "server.key"), "ssl_ca_file": str(directory / "ca.crt"), "password_encryption": "scram-sha-256",

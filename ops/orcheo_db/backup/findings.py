@@ -172,13 +172,17 @@ def check_same(drill: Findings, name: str, there: list[Any], here: list[Any]) ->
     drill.note(name, not (gone or more), words or f"{len(here)} as in production")
 
 
-def check_server(drill: Findings, connection: Connection, extensions: set[str]) -> None:
-    """Checksums are on, the spec's extensions are there; the version and the size go into the record."""
+def check_server(drill: Findings, connection: Connection, extensions: set[str], checksums: str = "on") -> None:
+    """Checksums are as meant, the spec's extensions are there; the version and the size go into the record.
+
+    Args:
+        checksums: what data_checksums is in production; of a managed one that is the service's to say.
+    """
     row = connection.execute(
         "SELECT current_setting('data_checksums'), current_setting('server_version'), pg_database_size(current_database())"
     ).fetchone()
     assert row is not None
-    drill.note("data checksums", row[0] == "on", f"data_checksums is {row[0]}")
+    drill.note("data checksums", row[0] == checksums, f"data_checksums is {row[0]}")
     drill.versions["postgresql"] = row[1].split(" ")[0]
     drill.sizes["database_bytes"] = int(row[2])
     missing = sorted(extensions - {name for name, _ in connection.execute(CATALOGUES["extensions"].encode())})

@@ -114,6 +114,7 @@ def _drill(drill: Drill) -> None:
                     second=True,
                 )
             catalogues = findings.catalogues(production)
+            checksums = production.execute("SHOW data_checksums").fetchone()
         findings.tidy(production)
     at = datetime.fromisoformat(taken.at)
     drill.target = {"instance": drill.cloud.name, "service": drill.cloud.title, "time": taken.at}
@@ -127,7 +128,8 @@ def _drill(drill: Drill) -> None:
         findings.check_content(drill, connection, taken, digest.same_cluster)
         for kind, here in findings.catalogues(connection).items():
             findings.check_same(drill, kind, _ours(kind, catalogues[kind]), _ours(kind, here))
-        findings.check_server(drill, connection, set(drill.tier.spec.database.extensions))
+        assert checksums is not None
+        findings.check_server(drill, connection, set(drill.tier.spec.database.extensions), checksums[0])
 
 
 def _ours(kind: str, rows: list[Any]) -> list[Any]:
