@@ -183,7 +183,7 @@ class Cluster:
         raise AssertionError(name)
 
     def close(self) -> None:
-        for pod in self.pods.values():
+        for pod in list(self.pods.values()):  # the workloads' threads may still start some
             pod.remove()
         self.api.shutdown()
         self.api.server_close()
