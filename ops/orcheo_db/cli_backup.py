@@ -9,11 +9,12 @@ from typing import Any
 import click
 from rich.table import Table
 
-from orcheo_db import job_kubernetes, restore, restore_kubernetes
+from orcheo_db import job_kubernetes, restore, restore_host, restore_kubernetes
 from orcheo_db.backup_lifecycle import ask, stream
 from orcheo_db.command import Command, Context, Group, pass_context
 from orcheo_db.console import out, say
 from orcheo_db.errors import CheckFailed, UserError
+from orcheo_db.targets.host import HostTarget
 from orcheo_db.targets.kubernetes import KubernetesTarget
 
 TYPES = ("full", "differential", "incremental", "logical")
@@ -189,8 +190,9 @@ def restore_command(  # noqa: PLR0913, PLR0917 - click passes each option by its
 ) -> None:  # fmt: skip
     """Restore the newest state, or an earlier one, into a new volume beside the running one."""
     target = context.target()
-    in_cluster = isinstance(target, KubernetesTarget)
-    how: ModuleType = restore_kubernetes if in_cluster else restore  # the same three functions
+    # Each has the same three functions.
+    ways: dict[type, ModuleType] = {KubernetesTarget: restore_kubernetes, HostTarget: restore_host}
+    how = ways.get(type(target), restore)
     if unwanted is not None:
         if confirm != unwanted:
             raise UserError(
@@ -230,7 +232,7 @@ def restore_command(  # noqa: PLR0913, PLR0917 - click passes each option by its
     say(
         f"Restored {done['target']} from backup {done['backup']}: {_size(done['bytes'])}, {done['tables']} tables, RTO {done['rto_seconds']} s."
     )
-    kind, program = ("directory", "orcheo-db --target kubernetes") if in_cluster else ("volume", "orcheo-db")
+    kind, program = ("volume", "orcheo-db") if how is restore else ("directory", f"orcheo-db --target {target.name}")
     if done["recovered_to"]:
         say(f"Its last transaction is of {done['recovered_to']}.")
     if table:

@@ -18,7 +18,7 @@ from tests import tools
 from tests.conftest import ROOT
 
 DIRECTORY = Path(__file__).parent / "host"
-NETWORK = "orcheo-db-test-ansible"
+NETWORK, LABEL = "orcheo-db-test-ansible", "orcheo-db-test.site"
 PARTS = ("postgres", "repository", "pgbouncer", "bootstrap")
 
 
@@ -60,11 +60,21 @@ class Site:
     directory: Path
     hosts: dict[str, Host]
     groups: dict[str, str]  # part -> host's name
+    name: str  # that of its network
     variables: dict[str, object] = field(default_factory=dict)
 
     @property
     def state(self) -> Path:
-        return self.directory / "state" / "orcheo-db-test-ansible"
+        return self.directory / "state" / self.name
+
+    def add(self, name: str, codename: str) -> None:
+        """Another host."""
+        public = (self.directory / "key.pub").read_text().strip()
+        self.hosts[name] = _start(self.name, name, image(codename), public)
+
+    def lose(self, name: str) -> None:
+        """A host is gone, with its disks."""
+        subprocess.run(["docker", "rm", "-f", "-v", self.hosts.pop(name).name], check=True, capture_output=True)
 
     def write(self) -> Path:
         """The inventory's file."""
@@ -104,47 +114,48 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(directory: Path, hosts: dict[str, str], groups: dict[str, str]) -> Iterator[Site]:
-    """Containers for the block's length. hosts: name -> Debian's codename."""
+def site(directory: Path, hosts: dict[str, str], groups: dict[str, str], name: str = "one") -> Iterator[Site]:
+    """Containers for the block's length. hosts: name -> Debian's codename; name: the site's."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / "key")], check=True)
-    public = (directory / "key.pub").read_text().strip()
-    left = subprocess.run(
-        ["docker", "ps", "-aq", f"--filter=name=^{NETWORK}-"], check=True, capture_output=True, text=True
-    )
+    network = f"{NETWORK}-{name}"
+    _clear(network)
+    subprocess.run(["docker", "network", "create", network], check=True, capture_output=True)
+    found = Site(directory, {}, groups, network)
+    try:
+        for each, codename in hosts.items():
+            found.add(each, codename)
+        yield found
+    finally:
+        _clear(network)
+
+
+def _clear(network: str) -> None:
+    argv = ["docker", "ps", "-aq", f"--filter=label={LABEL}={network}"]
+    left = subprocess.run(argv, check=True, capture_output=True, text=True)
     for each in left.stdout.split():
         subprocess.run(["docker", "rm", "-f", "-v", each], check=True, capture_output=True)
-    subprocess.run(["docker", "network", "rm", NETWORK], capture_output=True)
-    subprocess.run(["docker", "network", "create", NETWORK], check=True, capture_output=True)
-    made: dict[str, Host] = {}
-    try:
-        for name, codename in hosts.items():
-            made[name] = _start(f"{NETWORK}-{name}", image(codename), public)
-        yield Site(directory, made, groups)
-    finally:
-        for host in made.values():
-            subprocess.run(["docker", "rm", "-f", "-v", host.name], capture_output=True)
-        subprocess.run(["docker", "network", "rm", NETWORK], capture_output=True)
+    subprocess.run(["docker", "network", "rm", network], capture_output=True)
 
 
-def _start(name: str, tag: str, public: str) -> Host:
-    subprocess.run(["docker", "rm", "-f", "-v", name], capture_output=True)
+def _start(network: str, name: str, tag: str, public: str) -> Host:
+    called = f"{network}-{name}"
     argv = [
-        "docker", "run", "--detach", f"--name={name}", f"--hostname={name.rpartition('-')[2]}", f"--network={NETWORK}",
+        "docker", "run", "--detach", f"--name={called}", f"--hostname={name}", f"--network={network}", f"--label={LABEL}={network}",
         "--cap-add=SYS_ADMIN", "--cap-add=NET_ADMIN", "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined",
         "--cgroupns=host", "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw", "--tmpfs=/run", "--tmpfs=/run/lock", "--tmpfs=/tmp:exec", tag,
     ]  # fmt: skip
     subprocess.run(argv, check=True, capture_output=True)
     told = subprocess.run(
-        ["docker", "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", name],
+        ["docker", "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", called],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
-    host = Host(name, told.stdout.strip())
+    host = Host(called, told.stdout.strip())
     for source, target in (
         (ca_bundle(), "/usr/local/share/ca-certificates/host.crt"),
         (Path("/etc/pip.conf"), "/etc/pip.conf"),
     ):
         if source.is_file():
-            subprocess.run(["docker", "cp", str(source), f"{name}:{target}"], check=True, capture_output=True)
+            subprocess.run(["docker", "cp", str(source), f"{called}:{target}"], check=True, capture_output=True)
     deadline = time.monotonic() + 60
     while host.run("systemctl is-system-running", check=False).stdout.strip() not in ("running", "degraded"):
         assert time.monotonic() < deadline, host.run("systemctl list-jobs; systemctl --failed", check=False).stdout

@@ -22,25 +22,27 @@ PAUSE = 0.02
 class Load:
     """What the connections did."""
 
-    def __init__(self, dsn: str) -> None:
-        self.dsn, self.lock = dsn, threading.Lock()
+    def __init__(self, dsn: str, connect_seconds: int = 10) -> None:
+        self.dsn, self.lock, self.connect_seconds = dsn, threading.Lock(), connect_seconds
+        self.until = 0.0  # on the monotonic clock
+        self.threads: list[threading.Thread] = []
         self.acknowledged: list[int] = []
         self.failed: list[str] = []
         self.longest = 0.0
         self.number = 0
 
-    def client(self, until: float) -> None:
-        while time.monotonic() < until:
+    def client(self) -> None:
+        while time.monotonic() < self.until:
             try:
-                with psycopg.connect(self.dsn, connect_timeout=10) as connection:
-                    self.work(connection, until)
+                with psycopg.connect(self.dsn, connect_timeout=self.connect_seconds) as connection:
+                    self.work(connection)
             except psycopg.Error as error:
                 self.fail(f"connect: {error}")
                 time.sleep(0.5)
 
-    def work(self, connection: psycopg.Connection[Any], until: float) -> None:
+    def work(self, connection: psycopg.Connection[Any]) -> None:
         renew = time.monotonic() + RENEW_SECONDS
-        while time.monotonic() < min(until, renew):
+        while time.monotonic() < min(self.until, renew):
             with self.lock:
                 self.number += 1
                 number = self.number
@@ -60,16 +62,18 @@ class Load:
         with self.lock:
             self.failed.append(" ".join(words.split()))
 
-    def run(self, seconds: float) -> dict[str, Any]:
+    def start(self, seconds: float) -> None:
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             connection.execute("CREATE TABLE IF NOT EXISTS public.load_test (i bigint)")
             connection.execute("TRUNCATE public.load_test")
-        print("started", flush=True)
-        until = time.monotonic() + seconds
-        threads = [threading.Thread(target=self.client, args=(until,)) for _ in range(CLIENTS)]
-        for thread in threads:
+        self.until = time.monotonic() + seconds
+        self.threads = [threading.Thread(target=self.client) for _ in range(CLIENTS)]
+        for thread in self.threads:
             thread.start()
-        for thread in threads:
+
+    def finish(self) -> dict[str, Any]:
+        """Wait for the end, and look for what was acknowledged."""
+        for thread in self.threads:
             thread.join()
         with psycopg.connect(self.dsn) as connection:
             there = {row[0] for row in connection.execute("SELECT i FROM public.load_test")}
@@ -81,6 +85,11 @@ class Load:
             "failures": self.failed[:5],
             "longest_seconds": round(self.longest, 2),
         }
+
+    def run(self, seconds: float) -> dict[str, Any]:
+        self.start(seconds)
+        print("started", flush=True)
+        return self.finish()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 -- Everything else is the init job's, as orcheo_admin. Idempotent: an adopted volume, or an image whose copy of this file
 -- is newer, gets it again.
 --
+-- PostgreSQL 14 and later: hosts that Ansible runs have their distribution's.
 -- psql variable: secrets = the directory with <role>.scram, each one line: SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>.
 -- The verifiers come through the shell's standard output into psql, so no process list and no log ever shows them.
 \set ON_ERROR_STOP on
@@ -10,6 +11,13 @@
 SET client_min_messages = warning;
 SET log_statement = none;
 SET log_min_error_statement = panic;
+
+SELECT :SERVER_VERSION_NUM >= 150000 AS since15, :SERVER_VERSION_NUM >= 160000 AS since16 \gset
+\if :since15
+\set backup_functions 'pg_backup_start(text, boolean), pg_backup_stop(boolean), pg_switch_wal(), pg_create_restore_point(text)'
+\else
+\set backup_functions 'pg_start_backup(text, boolean, boolean), pg_stop_backup(boolean, boolean), pg_switch_wal(), pg_create_restore_point(text)'
+\endif
 
 \set admin_verifier `cat :'secrets'/orcheo_admin.scram`
 \set monitor_verifier `cat :'secrets'/orcheo_monitor.scram`
@@ -34,11 +42,13 @@ ALTER ROLE pgbouncer WITH LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATIO
 GRANT pg_monitor TO orcheo_monitor;
 GRANT pg_monitor TO orcheo_admin WITH ADMIN OPTION;
 -- The administrator may change these two passwords (rotation) without acting as them. Not replicator's: a replication
--- login copies the whole cluster, which is more than the administrator may read.
+-- login copies the whole cluster, which is more than the administrator may read. (Before 16, CREATEROLE alone is enough for that.)
+\if :since16
 GRANT orcheo_monitor, pgbouncer TO orcheo_admin WITH ADMIN TRUE, INHERIT FALSE, SET FALSE;
 
 -- reserved_connections: when the app has taken all others, the administrator and the monitoring still get in.
 GRANT pg_use_reserved_connections TO orcheo_admin, orcheo_monitor, orcheo_backup;
+\endif
 
 -- pgBackRest reads settings, `backup check` the state of archiving, the drills every table; the functions for both are granted below, in each database.
 GRANT pg_monitor, pg_read_all_data TO orcheo_backup;
@@ -69,7 +79,7 @@ GRANT EXECUTE ON FUNCTION orcheo_pooler.user_lookup(text) TO pgbouncer;
 COMMIT;
 
 -- Functions' grants are a database's own: here, in the template (so in every later database), in the app's database where it is.
-GRANT EXECUTE ON FUNCTION pg_backup_start(text, boolean), pg_backup_stop(boolean), pg_switch_wal(), pg_create_restore_point(text) TO orcheo_backup;
+GRANT EXECUTE ON FUNCTION :backup_functions TO orcheo_backup;
 
 SELECT coalesce((SELECT datname FROM pg_database WHERE datdba = to_regrole('orcheo') ORDER BY oid LIMIT 1), 'template1') AS app_database \gset
 
@@ -79,7 +89,7 @@ CREATE EXTENSION IF NOT EXISTS pg_stat_statements;
 \set QUIET on
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS pg_stat_statements;
-GRANT EXECUTE ON FUNCTION pg_backup_start(text, boolean), pg_backup_stop(boolean), pg_switch_wal(), pg_create_restore_point(text) TO orcheo_backup;
+GRANT EXECUTE ON FUNCTION :backup_functions TO orcheo_backup;
 \connect :"app_database"
 \set QUIET on
-GRANT EXECUTE ON FUNCTION pg_backup_start(text, boolean), pg_backup_stop(boolean), pg_switch_wal(), pg_create_restore_point(text) TO orcheo_backup;
+GRANT EXECUTE ON FUNCTION :backup_functions TO orcheo_backup;

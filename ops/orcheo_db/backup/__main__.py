@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     claim = commands.add_parser("claim", help="let a restored cluster go on as a timeline")
     claim.add_argument("timeline", type=int)
     claim.add_argument("id")
+    commands.add_parser("stanza-upgrade", help="the cluster came over to another major version by pg_upgrade")
     point = commands.add_parser("point")
     point.add_argument("name")
     report = commands.add_parser("report")
@@ -69,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     for option in ("--to", "--to-lsn", "--to-name", "--table", "--where"):
         restore.add_argument(option)
     restore.add_argument("--timeline", type=int)
+    restore.add_argument("--into", type=Path, metavar="DIRECTORY", help="where to (default: the container's volume)")
     restore.add_argument("--check", action="store_true", help="only whether the target can be reached")
     return parser
 
@@ -92,7 +95,10 @@ def _restore(config: Config, options: argparse.Namespace) -> Any:
         return {"backup": restore.check_target(config, target).document(), "target": str(target)}
     if options.where and not options.table:
         raise UserError("--where goes with --table")
-    return restore.run(config, target, say, restore.Extract(options.table, options.where) if options.table else None)
+    extract = restore.Extract(options.table, options.where) if options.table else None
+    if options.into:
+        options.into.mkdir(mode=0o700)
+    return restore.run(config, target, say, extract, options.into)
 
 
 def _answer(config: Config, options: argparse.Namespace) -> Any:
@@ -106,6 +112,7 @@ def _answer(config: Config, options: argparse.Namespace) -> Any:
         "check": lambda: health.check(config, say, deep=options.deep),
         "claim": lambda: operations.claim(config, options.timeline, options.id),
         "point": lambda: operations.point(config, options.name),
+        "stanza-upgrade": lambda: operations.upgrade_stanza(config),
     }
     if options.command in simple:
         return simple[options.command]()

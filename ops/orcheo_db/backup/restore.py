@@ -1,12 +1,14 @@
 """Restoring into a volume of its own, beside production: check the target, restore, recover, promote, shut down cleanly.
 
-It runs in a container of its own with the new volume at /var/lib/postgresql, the repository read-only and no network. What comes out
-is a cluster that the postgres image starts as it is: its recovery settings are gone, its marker is the installation's.
+It runs in a container of its own with the new volume at /var/lib/postgresql, the repository read-only and no network (on a host: as a
+process, into a directory). What comes out is a cluster that the postgres image starts as it is: its recovery settings are gone, its
+marker is the installation's.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 import uuid
@@ -25,6 +27,7 @@ from orcheo_db.backup.scratch import Cluster, Target, check_room
 from orcheo_db.errors import CheckFailed, UserError
 
 VOLUME = Path("/var/lib/postgresql")
+WORK = Path("/tmp/restore")  # noqa: S108 - a container's own tmpfs
 RECOVERY_SECONDS = 24 * 3600.0
 BEFORE_TARGET = "recovery ended before configured recovery target was reached"  # PostgreSQL's words
 SEGMENT_HEADER = 40  # bytes: XLogLongPageHeaderData, with which every segment begins
@@ -116,20 +119,23 @@ def _readable(config: Config) -> Info:
     return info
 
 
-def run(config: Config, target: Target, heard: Heard, extract: Extract | None = None) -> dict[str, Any]:
-    """Restore into VOLUME.
+def run(
+    config: Config, target: Target, heard: Heard, extract: Extract | None = None, into: Path | None = None
+) -> dict[str, Any]:
+    """Restore into `into` (default: VOLUME).
 
     Raises:
         UserError: the target is outside the archive, or the volume has a cluster. CheckFailed: the restore failed.
     """
-    data = VOLUME / str(config.postgresql) / "main"
-    if data.exists() and any(data.iterdir()) and not (VOLUME / ".restoring").exists():
+    volume, work = (into, into / ".work") if into else (VOLUME, WORK)
+    data = volume / str(config.postgresql) / "main"
+    if data.exists() and any(data.iterdir()) and not (volume / ".restoring").exists():
         raise UserError(f"{data} holds a cluster: a restore never writes over one; give it a new volume")
-    (VOLUME / ".restoring").touch()  # a killed restore is begun again by the next
+    (volume / ".restoring").touch()  # a killed restore is begun again by the next
     backup = check_target(config, target)
-    check_room(VOLUME, backup.size)
+    check_room(volume, backup.size)
     started = time.monotonic()
-    cluster = Cluster(config, data, Path("/tmp/restore"), target)  # noqa: S108 - this container's own tmpfs
+    cluster = Cluster(config, data, work, target, gentle=False)  # somebody waits for it
     try:
         cluster.restore(heard, f"--set={backup.label}", "--delta")
         heard("recovery")
@@ -153,8 +159,10 @@ def run(config: Config, target: Target, heard: Heard, extract: Extract | None = 
         raise
     cluster.stop(clean=True)
     (data / "postgresql.auto.conf").write_text(AUTO)  # recovery's own settings: they were for this once
-    _announce(data, facts["timeline"])
-    (VOLUME / ".restoring").unlink()
+    _announce(data, facts["timeline"], volume)
+    if into:
+        shutil.rmtree(work)
+    (volume / ".restoring").unlink()
     return {
         "target": str(target),
         "backup": backup.label,
@@ -187,13 +195,13 @@ def check_end(target: Target, history: Path) -> None:
         )
 
 
-def _announce(data: Path, timeline: int) -> None:
+def _announce(data: Path, timeline: int, volume: Path) -> None:
     """Have the new timeline's history archived when this cluster is put in place. It was made while nothing was archived, and an
     archive without it would let the next restore take the same number again.
     """
     file = data / "pg_wal" / f"{timeline:08X}.history"
     (data / "pg_wal" / "archive_status" / f"{file.name}.ready").touch()
-    (VOLUME / RESTORED).write_text(json.dumps({"timeline": timeline, "id": uuid.uuid4().hex}), encoding="utf-8")
+    (volume / RESTORED).write_text(json.dumps({"timeline": timeline, "id": uuid.uuid4().hex}), encoding="utf-8")
 
 
 def _facts(cluster: Cluster, database: str) -> dict[str, Any]:

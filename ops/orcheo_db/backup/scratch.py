@@ -79,12 +79,13 @@ class Target:
 
 @dataclass
 class Cluster:
-    """A restored cluster in `data`, its server's files in `directory`."""
+    """A restored cluster in `data`, its server's files in `directory`. gentle: behind everything else on this machine, as a drill is."""
 
     config: Config
     data: Path
     directory: Path
     target: Target
+    gentle: bool = True
     durations: dict[str, float] = field(default_factory=dict)  # seconds of each step
     _server: subprocess.Popen[bytes] | None = None
 
@@ -119,7 +120,7 @@ class Cluster:
             *self.target.options(),
             *options,
             heard=heard,
-            prefix=GENTLE,
+            prefix=GENTLE if self.gentle else (),
         )
         self.durations["restore"] = round(time.monotonic() - started, 2)
 
@@ -135,7 +136,14 @@ class Cluster:
         (self.directory / "postgresql.conf").write_text(text)
         (self.directory / "pg_hba.conf").write_text("local all all trust\n")  # in a directory of mode 0700
         (self.directory / "pg_ident.conf").write_text("")
-        argv = [*GENTLE, "postgres", "-D", str(self.data), "-c", f"config_file={self.directory}/postgresql.conf"]
+        argv = [
+            *(GENTLE if self.gentle else ()),
+            "postgres",
+            "-D",
+            str(self.data),
+            "-c",
+            f"config_file={self.directory}/postgresql.conf",
+        ]
         with self.log.open("ab") as log:
             environment = PgBackRest(self.config, local=True).environment()
             self._server = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT, env=environment)

@@ -5,6 +5,9 @@
     former-20261126T102000Z    what was in use before a restore was put in place
 
 Putting one in place is two renames on one file system, under the lock that a running server holds (`hold_volume` of the postgres image).
+
+A host that Ansible runs has the same in /var/lib/postgresql (ORCHEO_DB_VOLUME), where other clusters may lie beside the tier's own, which
+is ORCHEO_DB_CLUSTER ("17/main"): nothing else is moved. Its server holds no lock: its postmaster.pid says whether it runs.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ from typing import Any
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.secrets import write_private
 
-VOLUME = Path("/volume")  # where pod `restore` has all of it
+VOLUME = Path(os.environ.get("ORCHEO_DB_VOLUME", "/volume"))  # where pod `restore` has all of it
+CLUSTER = os.environ.get("ORCHEO_DB_CLUSTER", "")  # VERSION/NAME on a host; in a cluster the volume is the tier's alone
 LOCK = ".orcheo-db.lock"  # as the postgres image's volume.py
 MARKER = "orcheo-db.json"  # likewise, in PGDATA
 RESTORED, RESTORING = ".restored.json", ".restoring"  # as backup/restore.py
@@ -94,7 +98,12 @@ def _move(source: Path, target: Path) -> None:
     """A cluster and its marks; what was moved already is not there any more."""
     for entry in (*_majors(source), RESTORED):
         if (source / entry).exists():
+            (target / entry).parent.mkdir(mode=0o700, exist_ok=True)
             (source / entry).rename(target / entry)
+            for parent in {(source / entry).parent, (target / entry).parent} - {source, target}:
+                _sync(parent)
+    if CLUSTER and ASIDE.fullmatch(source.name):  # 17/ of 17/main
+        (source / CLUSTER).parent.rmdir()
     _sync(target)
     _sync(source)
 
@@ -120,6 +129,8 @@ def remove(name: str, volume: Path = VOLUME) -> dict[str, Any]:
 def _held(volume: Path, seconds: float) -> Iterator[None]:
     descriptor = os.open(volume / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        if CLUSTER and _serves(volume / CLUSTER):
+            raise CheckFailed(f"a server runs on {volume / CLUSTER}: nothing was changed; stop it first")
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -136,7 +147,19 @@ def _held(volume: Path, seconds: float) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _serves(data: Path) -> bool:
+    """Whether the process that postmaster.pid names is there and works in that directory: one that was killed has left the file."""
+    try:
+        pid = int((data / "postmaster.pid").read_text(encoding="utf-8").split("\n", 1)[0])
+        return Path(f"/proc/{pid}/cwd").resolve() == data.resolve()
+    except (OSError, ValueError):
+        return False
+
+
 def _majors(directory: Path) -> list[str]:
+    """The clusters of a directory: of each major version all (17), or the tier's own (17/main)."""
+    if CLUSTER:
+        return [CLUSTER] if (directory / CLUSTER).is_dir() else []
     return (
         sorted(path.name for path in directory.iterdir() if path.name.isdigit() and path.is_dir())
         if directory.is_dir()
@@ -145,7 +168,8 @@ def _majors(directory: Path) -> list[str]:
 
 
 def _facts(directory: Path) -> dict[str, Any]:
-    markers = [_json(directory / major / "main" / MARKER) for major in _majors(directory)]
+    places = [directory / (found if CLUSTER else f"{found}/main") for found in _majors(directory)]
+    markers = [_json(place / MARKER) for place in places]
     owner = next((marker["installation_id"] for marker in markers if marker), None)
     return {"installation_id": owner, "cut_off": (directory / RESTORING).exists(), "claim": _json(directory / RESTORED)}
 

@@ -92,7 +92,9 @@ def prepare(state: Path, hosts: Mapping[str, Host], *, check: bool) -> dict[str,
     """
     store, directory = Store(state), state / "hosts"
     if check:
-        return {"changed": False, "exists": store.exists() and directory.is_dir(), "directory": str(directory)}
+        exists = store.exists() and directory.is_dir()
+        found = {"changed": False, "exists": exists, "directory": str(directory)}
+        return found | ({"installation_id": store.installation_id()} if exists else {})
     before = store.exists()
     store.create()
     changed = bool(store.renew()) or not before

@@ -95,7 +95,7 @@ def _backing_up(full: int, differential: int) -> dict[str, str]:
         "repo1-retention-full": str(full),
         "repo1-retention-diff": str(differential),
         "repo1-bundle": "y",  # thousands of small relation files become a few objects
-        "repo1-block": "y",  # of a changed file only the changed blocks are stored
+        "repo1-block": "y",  # of a changed file only the changed blocks are stored (but for full backups: backup/operations.py)
         "start-fast": "y",  # else a backup waits for the next checkpoint, up to checkpoint_timeout
         "archive-copy": "y",  # a backup can be restored though the archive is lost or was tampered with
         "archive-timeout": "120",

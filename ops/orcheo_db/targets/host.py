@@ -112,15 +112,38 @@ class HostTarget(Target):
         return run(self.ssh(known.part, "-n"), command)
 
     def restart(self, service: str) -> None:
-        done = self._systemctl(service, "restart")
-        if done.code != 0:
-            raise CheckFailed(f"{service} did not restart: {last_line(done.stderr)}")
+        self._change(service, "restart")
 
     def kill(self, service: str) -> None:
         for words in (("kill", "--signal=KILL"), ("restart",)):
             done = self._systemctl(service, *words)
             if done.code != 0:
                 raise CheckFailed(f"{service}: systemctl {words[0]}: {last_line(done.stderr)}")
+
+    def stop(self, service: str) -> None:
+        """Stop a service's unit; it starts again with the host.
+
+        Raises:
+            CheckFailed: systemd says why not.
+        """
+        self._change(service, "stop")
+
+    def start(self, service: str) -> None:
+        """Start a service's unit, which is there when this returns.
+
+        Raises:
+            CheckFailed: systemd says why not.
+        """
+        self._change(service, "start")
+
+    def _change(self, service: str, word: str) -> None:
+        done = self._systemctl(service, word)
+        if done.code != 0:
+            raise CheckFailed(f"{service} did not {word}: {last_line(done.stderr)}")
+
+    def initialize(self, argv: Sequence[str]) -> Result:
+        """Run the init job, on the host of group `bootstrap`, as its user."""
+        return run(self.ssh("bootstrap", "-n"), shlex.join(["sudo", "-n", "-u", "orcheo-db", "--", *argv]))
 
     def services(self) -> list[ServiceState]:
         return [self._state(service) for service in self.units.values()]
