@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets as random_source
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from cryptography import x509
@@ -176,12 +176,17 @@ def _certificates(store: Store) -> list[str]:
     ca = store.ca_file.read_bytes()
     due = [name for name in PARTIES if _is_due(store, name, ca)]
     if due:
-        authority = Authority.load(ca, (store.path / "tls" / "ca.key").read_bytes())
-        for name in due:
-            key, certificate = authority.issue(name, PARTIES[name], client=True)
-            write_private(path(store, f"tls/{name}.key"), key)
-            write_private(path(store, f"tls/{name}.crt"), certificate)
+        reissue(store, due)
     return due
+
+
+def reissue(store: Store, names: Iterable[str] = tuple(PARTIES)) -> None:
+    """Issue the parties' certificates again, with new keys, by the same authority."""
+    authority = Authority.load(store.ca_file.read_bytes(), (store.path / "tls" / "ca.key").read_bytes())
+    for name in names:
+        key, certificate = authority.issue(name, PARTIES[name], client=True)
+        write_private(path(store, f"tls/{name}.key"), key)
+        write_private(path(store, f"tls/{name}.crt"), certificate)
 
 
 def _is_due(store: Store, name: str, ca: bytes) -> bool:

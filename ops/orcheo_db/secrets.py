@@ -23,6 +23,7 @@ import json
 import os
 import secrets as random_source
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,7 +130,7 @@ class Store:
     # Everything that the toolkit writes there; anything else is somebody else's.
     entries = (
         "secrets", "tls", "app", "backup", "backups", "restored", "mounts", "logs", "mounts.json", "mounts.sha256", "compose.env", "ca.crt", "server-ca.crt", "active-login",
-        "pooler-auth", "choices.json", "adopting", "migrate", "evidence", "hosts", "hosts.json", "ssh_config", ".lock", "installation.json",
+        "pooler-auth", "choices.json", "adopting", "migrate", "evidence", "hosts", "hosts.json", "ssh_config", ".lock", "installation.json", "rotating.json", "former",
     )  # fmt: skip
 
     @property
@@ -253,10 +254,14 @@ class Store:
         """Issue again the server certificates that have less than RENEW_BEFORE_DAYS left; returns their names."""
         due = [name for name in SERVER_NAMES if self.days_left(name) < RENEW_BEFORE_DAYS]
         if due:
-            authority = Authority.load(self.ca_file.read_bytes(), (self.path / "tls" / "ca.key").read_bytes())
-            for name in due:
-                self._issue(authority, name)
+            self.reissue(due)
         return due
+
+    def reissue(self, names: Iterable[str] = tuple(SERVER_NAMES)) -> None:
+        """Issue server certificates again, with new keys, by the same authority."""
+        authority = Authority.load(self.ca_file.read_bytes(), (self.path / "tls" / "ca.key").read_bytes())
+        for name in names:
+            self._issue(authority, name)
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,26 @@ def test_a_long_transaction_is_not_broken(three: Site, host: Installation):
         assert after.execute("SELECT 3").fetchone() == (3,)
 
 
+def test_new_secrets_under_load_fail_no_query(three: Site, host: Installation):
+    import psycopg  # noqa: PLC0415
+
+    former, monitor = host.ok("dsn").stdout.strip(), host.ok("dsn", "--role", "orcheo_monitor").stdout.strip()
+    with under_load(host) as found:
+        told = three.play("rotate-secrets").stdout
+    assert "The app's login is orcheo_app_b now" in told
+    assert_nobody_noticed(found)
+    now = host.ok("dsn").stdout.strip()
+    assert "orcheo_app_b:" in now and "orcheo_app_a:" in former
+    for dsn in (former, now, host.ok("dsn", "--role", "orcheo_monitor").stdout.strip()):
+        with psycopg.connect(dsn) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+    with pytest.raises(psycopg.OperationalError, match="authentication failed"):
+        psycopg.connect(monitor)
+    assert host.ok("doctor").code == 0
+    assert host.ok("drill", "--switch", "--json").json["result"] == "pass"
+    assert set(changed(three.play("site").stdout).values()) == {0}
+
+
 def test_a_point_in_time_beside_and_in_place(three: Site, host: Installation):
     sql(three, "CREATE TABLE public.kept AS SELECT 1 AS i")
     time.sleep(1.5)

@@ -154,3 +154,31 @@ def test_what_is_not_there_or_in_use_is_neither_placed_nor_removed(place: Path, 
 def test_remove_takes_one_away(place: Path):
     assert volume.remove(NAME, place) == {"removed": NAME}
     assert not (place / NAME).exists() and content(place) == "in use"
+
+
+@pytest.fixture
+def shared(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host's /var/lib/postgresql: clusters of other people's beside the tier's own."""
+    monkeypatch.setattr(volume, "CLUSTER", "17/main")
+    (place / "17" / "theirs").mkdir()
+    (place / "15" / "main").mkdir(parents=True)
+    return place
+
+
+def test_on_a_host_only_the_tiers_own_cluster_is_moved(shared: Path):
+    done = volume.place(NAME, shared)
+    assert content(shared) == NAME and content(shared / done["kept"]) == "in use" and not (shared / NAME).exists()
+    assert (shared / "17" / "theirs").is_dir() and (shared / "15" / "main").is_dir()
+    assert volume.look(shared)["aside"][done["kept"]]["installation_id"] == "one"
+    volume.place(done["kept"], shared)
+    assert content(shared) == "in use"
+
+
+def test_on_a_host_nothing_is_moved_under_a_running_server(shared: Path, monkeypatch: pytest.MonkeyPatch):
+    data = shared / "17" / "main"
+    (data / "postmaster.pid").write_text(f"{os.getpid()}\n{data}\n")
+    monkeypatch.chdir(data)
+    with pytest.raises(CheckFailed, match=r"a server runs on .*17/main: nothing was changed; stop it first"):
+        volume.place(NAME, shared)
+    monkeypatch.chdir(shared)  # that process works elsewhere: the file is a killed server's
+    assert volume.place(NAME, shared)["in_place"] == NAME

@@ -77,7 +77,7 @@ def bench_backup(context: Context, /, sizes: tuple[int, ...]) -> None:
         archiving = result["archiving"]
         rates = {name: ", ".join(f"{rate:.0f}" for rate in archiving[f"writes_s_{name}"]) for name in ("on", "off")}
         say(
-            f"writes a second with archiving: {rates['on']}; without: {rates['off']}; overhead of the medians {archiving['overhead']:.1%}"
+            f"writes a second with archiving: {rates['on']}; without: {rates['off']}; overhead, median of the pairs {archiving['overhead']:.1%}"
         )
     if not result["ok"]:
         raise CheckFailed(

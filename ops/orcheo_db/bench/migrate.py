@@ -136,13 +136,13 @@ def _measure(stage: Stage, releases: Any, data: Path, scratch: Path) -> dict[str
     stage.fresh()
     ours = {"plan": _timed(stage, "plan", data, answers=(0, 1)), "run": _timed(stage, "run", data)}
     sizes = _sizes(stage)
-    stage.rest()
+    stage.own.rest()
     ours["verify"] = _timed(stage, "verify", data)
     say("the same rows as text …")
     files = plain_copy.unload(stage, scratch / "text")
     say("changes, cutover …")
     changes = change(data)
-    stage.rest()
+    stage.own.rest()
     ours["cutover"] = _timed(stage, "cutover", data)
     say("plain COPY …")
     limit = {

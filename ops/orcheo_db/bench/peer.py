@@ -30,7 +30,7 @@ def run(stage: Stage, releases: Any, data: Path, out: Path) -> dict[str, Any]:
     stage.fresh("template1")
     with stage.connect() as connection:
         connection.execute(schema.read_text(encoding="utf-8").encode())
-    stage.rest()
+    stage.own.rest()
     out.mkdir()
     target = stage.own.target()
     dsn = make_conninfo(

@@ -6,8 +6,10 @@ import json
 import sys
 from pathlib import Path
 
+from orcheo_db import rotate
 from orcheo_db.errors import UserError
 from orcheo_db.hosts.prepare import note, prepare, told
+from orcheo_db.secrets import Store
 
 
 def main() -> int:
@@ -16,6 +18,10 @@ def main() -> int:
         document = json.load(sys.stdin)
         if isinstance(document, dict) and "installed" in document:
             print(json.dumps(note(Path(document["state"]) / document["project"], document["installed"])))
+            return 0
+        if isinstance(document, dict) and "rotate" in document:
+            step = {"begin": rotate.begin, "finish": rotate.finish}[document["rotate"]]
+            print(json.dumps(step(Store(Path(document["state"]) / document["project"]))))
             return 0
         state, hosts, check = told(document)
         print(json.dumps(prepare(state, hosts, check=check)))
