@@ -43,7 +43,10 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument(
         "--set-aside", action="store_true", help="a repository that the key does not open is kept aside"
     )
-    commands.add_parser("metrics")
+    told = commands.add_parser("metrics")
+    told.add_argument(
+        "--here", action="store_true", help="without the service, which a host has not: timers run its jobs"
+    )
     serve = commands.add_parser("serve")
     serve.add_argument(
         "--elsewhere", action="store_true", help="the schedule is another's: only what it needs and the pages"
@@ -124,7 +127,7 @@ def _answer(config: Config, options: argparse.Namespace) -> Any:
         "job": lambda: jobs.scheduled(config, options.name, say, wait_seconds=WAIT_SECONDS),
         "drill": lambda: jobs.drill_now(config, say, switch=options.switch),
         "report": lambda: jobs.page(config) if options.html else jobs.text(config),
-        "metrics": jobs.rendered,
+        "metrics": lambda: jobs.rendered(config, here=options.here),
     }
     return others[options.command]()
 

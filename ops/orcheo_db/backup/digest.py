@@ -297,7 +297,7 @@ def at_restore_point(conn: Connection, moment: Moment) -> list[str]:
     if wrong := same_cluster(conn, moment):
         return wrong
     text = conn.execute(
-        "SELECT pg_read_file('pg_wal/' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) || '.history', true)"
+        "SELECT pg_read_file('pg_wal/' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) || '.history', 0, 1048576, true)"
     ).fetchone()
     lines = [line for line in str(text[0] if text and text[0] else "").splitlines() if line.strip()]
     _, lsn, reason = (*lines[-1].split("\t"), "", "", "")[:3] if lines else ("", "", "")

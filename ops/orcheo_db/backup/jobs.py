@@ -173,8 +173,11 @@ def numbers(config: Config) -> dict[str, float]:
     }
 
 
-def rendered() -> str:
-    """The metrics, Prometheus' text format, as the running service gives them."""
+def rendered(config: Config, *, here: bool = False) -> str:
+    """The metrics, Prometheus' text format, as the running service gives them; `here`: where timers run the jobs and there is none."""
+    if here:
+        state = load(config.repository, time.time())[0]
+        return metrics.metrics(state, *_proofs(config).read(), time.time(), numbers(config))
     with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/metrics", timeout=30) as answer:
         found: bytes = answer.read()
     return found.decode()

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 DIRECTORY = Path("/var/lib/prometheus/node-exporter")
-BACKUP = ["runuser", "-u", "postgres", "--", "/opt/orcheo-db/bin/orcheo-db-backup", "metrics"]
+BACKUP = ["runuser", "-u", "postgres", "--", "/opt/orcheo-db/bin/orcheo-db-backup", "metrics", "--here"]
 CONSOLE = ["runuser", "-u", "pgbouncer", "--", "psql", "-X", "--csv", "-h", "/run/pgbouncer", "-U", "pgbouncer", "-d", "pgbouncer"]  # fmt: skip
 LABELS = ("database", "user")
 SHOWN = {"pools": "SHOW POOLS", "stats": "SHOW STATS", "databases": "SHOW DATABASES"}
