@@ -2,6 +2,8 @@
 
 data "aws_partition" "current" {}
 
+data "aws_region" "current" {}
+
 data "aws_caller_identity" "current" {
   count = var.kms_key_arn == null ? 1 : 0 # with a key of one's own a plan asks nothing of AWS
 }
@@ -73,7 +75,7 @@ data "aws_iam_policy_document" "key" {
 
     principals {
       type        = "Service"
-      identifiers = ["logs.amazonaws.com"]
+      identifiers = ["logs.${data.aws_region.current.id}.${data.aws_partition.current.dns_suffix}"] # one a region
     }
 
     condition {
@@ -240,8 +242,7 @@ resource "aws_db_instance" "replica" {
 
   max_allocated_storage = local.max_storage_gb
   storage_type          = "gp3"
-  storage_encrypted     = true
-  kms_key_id            = local.kms_key_arn
+  storage_encrypted     = true # by the primary's key: RDS wants none named for a replica in the same region
 
   port                                = var.port
   ca_cert_identifier                  = "rds-ca-rsa2048-g1"

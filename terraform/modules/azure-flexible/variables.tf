@@ -4,8 +4,8 @@ variable "name" {
   default     = "orcheo-db"
 
   validation {
-    condition     = can(regex("^[a-z0-9](-?[a-z0-9])*$", var.name)) && length(var.name) >= 3 && length(var.name) <= 50
-    error_message = "name: lower-case letters, digits and single hyphens, 3 to 50 characters."
+    condition     = can(regex("^[a-z0-9](-?[a-z0-9])*$", var.name)) && length(var.name) >= 3 && length(var.name) <= 42
+    error_message = "name: lower-case letters, digits and single hyphens, 3 to 42 characters (a drill's copy, NAME-drill-TIME, must fit into the 63 that Azure takes)."
   }
 }
 

@@ -4,8 +4,8 @@ variable "name" {
   default     = "orcheo-db"
 
   validation {
-    condition     = can(regex("^[a-z](-?[a-z0-9])*$", var.name)) && length(var.name) <= 60
-    error_message = "name: lower-case letters, digits and single hyphens, a letter first, at most 60 characters."
+    condition     = can(regex("^[a-z](-?[a-z0-9])*$", var.name)) && length(var.name) <= 46
+    error_message = "name: lower-case letters, digits and single hyphens, a letter first, at most 46 characters (a drill's copy, NAME-drill-TIME, must fit with the project's name into the 98 that Cloud SQL takes)."
   }
 }
 

@@ -1,7 +1,11 @@
 # What a mocked AWS answers, where a made-up word would not do.
 
 mock_data "aws_partition" {
-  defaults = { partition = "aws" }
+  defaults = { partition = "aws", dns_suffix = "amazonaws.com" }
+}
+
+mock_data "aws_region" {
+  defaults = { id = "eu-central-1" }
 }
 
 mock_data "aws_caller_identity" {
