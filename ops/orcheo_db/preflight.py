@@ -73,7 +73,8 @@ def _check_port(target: ComposeTarget, service: str, address: str, port: int, ho
         except PermissionError:
             return  # a port below 1024: this user may not listen there, the Docker daemon may
         except OSError as error:
-            holders = [c.name for c in docker.from_env().containers.list() if _publishes(c.attrs, port)]
+            running = docker.from_env().containers.list(ignore_removed=True)  # one that ends meanwhile holds nothing
+            holders = [c.name for c in running if _publishes(c.attrs, port)]
             by = f" by container {holders[0]}" if holders else ""
             raise UserError(
                 f"port {address}:{port} can't be used ({error.strerror}{by}): free it, or choose another with {how} in ops/spec.toml"

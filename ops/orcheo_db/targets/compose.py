@@ -112,7 +112,9 @@ class ComposeTarget(Target):
         """The service's container, running or not; None when there is none."""
         labels = [f"com.docker.compose.project={self.project}", f"com.docker.compose.service={service}"]
         found = docker.from_env().containers.list(
-            all=True, filters={"label": [*labels, "com.docker.compose.oneoff=False"]}
+            all=True,
+            filters={"label": [*labels, "com.docker.compose.oneoff=False"]},
+            ignore_removed=True,  # each is asked about after the list: one may be gone by then
         )
         return found[0] if found else None
 
