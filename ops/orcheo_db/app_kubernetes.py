@@ -1,4 +1,4 @@
-"""Orcheo's own pods in a cluster, as far as operations need them: stopped for a while, its stores asked, its vault key replaced."""
+"""Orcheo's own pods in a cluster, as far as operations need them: stopped for a while, its vault key replaced."""
 
 from __future__ import annotations
 
@@ -6,28 +6,11 @@ import base64
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from orcheo_db import app_secrets, upgrade_app
 from orcheo_db.cluster.secrets import INSTALLATION, PREFIX, SEPARATOR
-from orcheo_db.console import step
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.targets.kubernetes import APP, KubernetesTarget
-
-
-def verify(target: KubernetesTarget, key: str | None) -> dict[str, Any]:
-    """Have the real app's stores read everything and decrypt every credential, in a pod of the init job's kind; returns its document.
-
-    Args:
-        key: the vault key; None: there is none.
-
-    Raises:
-        UserError: exit code 2 of the job. CheckFailed: any other failure. Both with the job's own last line.
-    """
-    words = ["python", "-m", "orcheo_db.upgrade", "verify", "--json", *(["--key-from-stdin"] if key else [])]
-    with step("Asking the app's own stores"):
-        done = target.as_init(words, f"{key}\n" if key else "", upgrade_app.environment(target.spec))
-    return upgrade_app.answer(done)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from orcheo_db.migrate.source import unreadable
 from orcheo_db.secrets import write_private
 from orcheo_db.targets.base import Target
 from orcheo_db.targets.compose import ComposeTarget
+from orcheo_db.targets.host import HostTarget
 from orcheo_db.targets.kubernetes import KubernetesTarget
 
 DIRECTORY, ENVIRONMENT = "migrate", "orcheo.env"
@@ -194,8 +195,8 @@ def _show_tables(tables: list[dict[str, Any]]) -> None:
 
 def _ask_app(target: Target, key: str | None) -> dict[str, Any]:
     """Have the real app's stores read everything and decrypt every credential (the job of `upgrade-app`)."""
-    if isinstance(target, KubernetesTarget):
-        return app_kubernetes.verify(target, key)
+    if isinstance(target, (KubernetesTarget, HostTarget)):
+        return upgrade_app.ask_stores(target, key)
     return upgrade_app.job(_stack(target), "verify", key=key or "")
 
 
@@ -227,14 +228,17 @@ def cutover_(
         for table, count in found["changed"].items()
     ]
     lines += _kept(found)
-    lines.append(f"The new app's environment: {found['environment']}. To start it here: `{_start(target)}`.")
+    lines.append(f"The new app's environment: {found['environment']}. {_start(target)}")
     lines.append(f"To go back, with all that is written from now on: `orcheo-db migrate rollback {directory}`.")
     context.print(found, "\n".join(lines))
 
 
 def _start(target: Target) -> str:
-    """What starts the new app beside its database."""
-    return f"{target.up_command} (component app)" if target.name == "kubernetes" else "make up WITH=app"
+    """What starts the new app with it."""
+    if isinstance(target, HostTarget):
+        return "Start Orcheo with it, where you have it run."
+    command = f"{target.up_command} (component app)" if target.name == "kubernetes" else "make up WITH=app"
+    return f"To start it here: `{command}`."
 
 
 def _environment(target: Target, given: dict[str, str]) -> Path:

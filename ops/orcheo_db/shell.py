@@ -12,6 +12,7 @@ from pathlib import Path
 from orcheo_db.handed import pgpass
 from orcheo_db.targets.base import Target
 from orcheo_db.targets.compose import ComposeTarget
+from orcheo_db.targets.host import HostTarget
 from orcheo_db.targets.kubernetes import KubernetesTarget
 
 
@@ -23,7 +24,7 @@ def open_psql(target: Target, role: str | None, *, direct: bool, arguments: Sequ
     """
     role = role or target.app_login()
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    if isinstance(target, KubernetesTarget):
+    if isinstance(target, (KubernetesTarget, HostTarget)):
         return target.psql(role, direct=direct, interactive=terminal, arguments=arguments)
     assert isinstance(target, ComposeTarget)
     endpoint = target.server() if direct else target.pooler()

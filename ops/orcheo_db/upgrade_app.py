@@ -24,6 +24,8 @@ from orcheo_db.spec import Spec
 from orcheo_db.targets import mounts
 from orcheo_db.targets.base import Result
 from orcheo_db.targets.compose import ComposeTarget
+from orcheo_db.targets.host import HostTarget
+from orcheo_db.targets.kubernetes import KubernetesTarget
 
 COMMAND = "orcheo-db upgrade-app"
 SAYS = "upgrade: "  # how the job's own lines begin
@@ -56,6 +58,21 @@ def job(target: ComposeTarget, command: str, slug: str | None = None, *, key: st
             "run", "--rm", "--no-deps", "-T", *options, "init", *words, input=f"{key}\n" if key else None
         )
     return answer(result)
+
+
+def ask_stores(target: KubernetesTarget | HostTarget, key: str | None) -> dict[str, Any]:
+    """Have the real app's stores read everything and decrypt every credential, where and as the init job runs; returns its document.
+
+    Args:
+        key: the vault key; None: there is none.
+
+    Raises:
+        UserError: exit code 2 of the job. CheckFailed: any other failure. Both with the job's own last line.
+    """
+    words = ["python", "-m", "orcheo_db.upgrade", "verify", "--json", *(["--key-from-stdin"] if key else [])]
+    with step("Asking the app's own stores"):
+        done = target.as_init(words, f"{key}\n" if key else "", environment(target.spec))
+    return answer(done)
 
 
 def environment(spec: Spec) -> dict[str, str]:

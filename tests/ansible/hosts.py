@@ -67,6 +67,12 @@ class Site:
     def state(self) -> Path:
         return self.directory / "state" / self.name
 
+    @property
+    def range(self) -> str:
+        """The addresses of its network."""
+        argv = ["docker", "network", "inspect", "--format", "{{(index .IPAM.Config 0).Subnet}}", self.name]
+        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
+
     def add(self, name: str, codename: str) -> None:
         """Another host."""
         public = (self.directory / "key.pub").read_text().strip()

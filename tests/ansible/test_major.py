@@ -53,7 +53,7 @@ def upgrade(old: Site, *options: str, check: bool = True) -> str:
     [
         (
             "UPDATE pg_database SET datcollversion = '1.0' WHERE datname = 'orcheo'",
-            "ALTER DATABASE orcheo REFRESH COLLATION VERSION",
+            "UPDATE pg_database SET datcollversion = NULL WHERE datname = 'orcheo'",
             "the library that orders text is another than the indexes were built with: orcheo",
         ),
         (

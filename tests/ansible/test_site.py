@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.ansible.hosts import Site
 from tests.conftest import Installation
+from tests.migrate.sources import history
 
 
 def changed(output: str) -> dict[str, int]:
@@ -51,6 +54,42 @@ def test_the_toolkit_works_as_on_compose(one: Site, host: Installation):
     assert host.ok("doctor").code == 0
     refused = host.run("up")
     assert refused.code == 2 and "the playbooks do that" in refused.message
+
+
+@pytest.mark.slow
+def test_psql_by_ssh_leaves_no_password_behind(one: Site, host: Installation):
+    for words in ((), ("--direct",)):
+        told = host.ok(
+            "psql",
+            *words,
+            "--",
+            "-XAtc",
+            "SELECT current_user, count(*) FROM pg_stat_ssl WHERE ssl AND pid = pg_backend_pid()",
+        )
+        assert told.stdout.strip() == "orcheo|1"
+    assert host.run("psql", "--", "-XAtqc", "SELECT 1/0").code == 1
+    assert one.hosts["one"].run("ls -d /tmp/orcheo-db-psql.*", check=False).returncode != 0
+
+
+@pytest.mark.slow
+def test_a_migration_there_and_back(one: Site, host: Installation, tmp_path: Path):
+    directory = tmp_path / "data"
+    history(directory, 40)
+    host.extra["ORCHEO_VAULT_ENCRYPTION_KEY"] = "a-key-of-the-old-installation-0123456789"
+
+    def migrate(command: str, *more: str) -> Any:
+        return host.ok("migrate", command, str(directory), *more, "--json").json
+
+    try:
+        assert migrate("run")["rows"] >= 240
+        found = migrate("verify")
+        assert found["ok"] and found["app"]["seen"]
+        cut = migrate("cutover")
+        assert cut["downtime_seconds"] > 0 and "pgbouncer:6432" in Path(cut["environment"]).read_text()
+        rolled = migrate("rollback", "--to", str(tmp_path / "back"))
+        assert sum(rolled["rows"].values()) >= 240 and (tmp_path / "back" / "workflows.sqlite").is_file()
+    finally:
+        host.extra.pop("ORCHEO_VAULT_ENCRYPTION_KEY")
 
 
 @pytest.mark.slow
@@ -141,3 +180,9 @@ def test_a_part_without_a_host_is_named(one: Site):
     assert (
         refused.returncode != 0 and "group `repository` has 0 hosts: put one into it" in refused.stdout + refused.stderr
     )
+
+
+def test_a_part_of_the_hosts_alone_is_refused(one: Site):
+    refused = one.play("site", "--limit", "one", check=False)
+    assert refused.returncode != 0 and "--limit one: the tier's hosts are configured together" in refused.stdout
+    assert changed(refused.stdout) == {"one": 0}

@@ -6,7 +6,9 @@ database host that is lost, and the end.
 
 from __future__ import annotations
 
+import ipaddress
 import re
+import socket
 import time
 from collections.abc import Iterator
 
@@ -20,11 +22,22 @@ from tests.conftest import Installation
 pytestmark = pytest.mark.slow
 HOSTS = {"db": "bookworm", "vault": "bookworm", "pool": "trixie"}
 GROUPS = {"postgres": "db", "repository": "vault", "pgbouncer": "pool", "bootstrap": "pool"}
+# The package sources have a release's own PostgreSQL and the newest security update of it: the hosts begin with the older one.
+VERSIONS = "apt-get -qq update && apt-cache madison postgresql-15 | awk '{print $3}'"
+OLDER = """printf 'Package: postgresql-15 postgresql-client-15\\nPin: version {}\\nPin-Priority: 1001\\n' > /etc/apt/preferences.d/older"""
+SERVING = "SELECT split_part(current_setting('server_version'), ' ', 1)"
+NEWER = "rm -f /etc/apt/preferences.d/older"
 
 
 @pytest.fixture(scope="module")
 def three(docker_ready: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with site(tmp_path_factory.mktemp("three"), HOSTS, dict(GROUPS), "three") as found:
+        versions = found.hosts["db"].run(VERSIONS).stdout.split()
+        for name in ("db", "vault"):
+            found.hosts[name].run(OLDER.format(versions[-1]))
+        # This machine is where the app and the toolkit are; its address on that network is the first.
+        here = [f"{next(ipaddress.ip_network(found.range).hosts())}/32"]
+        found.variables |= {"common_firewall": True, "common_firewall_clients": here, "common_firewall_operators": here}
         found.play("site")
         yield found
 
@@ -37,6 +50,11 @@ def host(three: Site) -> Installation:
 def sql(three: Site, query: str) -> str:
     name = three.groups["postgres"]
     return three.hosts[name].run(f'runuser -u postgres -- psql -XAtqd orcheo -c "{query}"').stdout.strip()
+
+
+def minor(package: str) -> str:
+    """PostgreSQL's version, of a package's."""
+    return package.split("-", maxsplit=1)[0]
 
 
 def test_again_nothing_changes(three: Site):
@@ -56,6 +74,29 @@ def test_the_repository_host_has_no_pooler_and_the_database_host_no_backups(thre
     assert not three.hosts["db"].run("grep -rl cipher /etc/orcheo-db /etc/pgbackrest", check=False).stdout
 
 
+def reached(three: Site, name: str, port: int) -> bool:
+    try:
+        socket.create_connection((three.hosts[name].address, port), timeout=3).close()
+    except TimeoutError:
+        return False
+    return True
+
+
+def test_the_firewall_lets_in_whom_it_should(three: Site):
+    """What listens is in the test before."""
+    assert reached(three, "db", 5432) and reached(three, "pool", 6432) and reached(three, "vault", 22)
+    assert not reached(three, "db", 8433) and not reached(three, "vault", 8432)
+    kept = dict(three.variables)
+    three.variables |= {"common_firewall_clients": [], "common_firewall_operators": ["192.0.2.0/24"]}
+    three.play("site", "--tags", "common")
+    try:
+        assert not reached(three, "db", 5432) and not reached(three, "pool", 6432) and reached(three, "db", 22)
+    finally:
+        three.variables |= kept
+        three.play("site", "--tags", "common")
+    assert reached(three, "db", 5432) and reached(three, "pool", 6432)
+
+
 def test_a_backup_and_a_drill(three: Site):
     assert "incremental" in three.play("backup").stdout
     told = three.play("drill").stdout
@@ -64,8 +105,25 @@ def test_a_backup_and_a_drill(three: Site):
     assert refused.returncode != 0 and "everything" in refused.stdout
 
 
+def test_a_new_minor_version_under_load_fails_no_transaction(three: Site, host: Installation):
+    versions = three.hosts["db"].run(VERSIONS).stdout.split()
+    if len(set(versions)) < 2:
+        pytest.skip(f"the package sources have one version of PostgreSQL 15 alone: {versions}")
+    for name in ("db", "vault"):
+        three.hosts[name].run(NEWER)
+    assert sql(three, SERVING) == minor(versions[-1])
+    with under_load(host) as found:
+        three.play("upgrade-minor")
+    assert_nobody_noticed(found)
+    assert sql(three, SERVING) == minor(versions[0])
+    assert minor(versions[0]) in three.hosts["vault"].run("/usr/lib/postgresql/15/bin/postgres --version").stdout
+    assert host.ok("doctor").code == 0
+
+
 def test_a_restart_under_load_fails_no_transaction(three: Site, host: Installation):
     before = sql(three, "SELECT pg_postmaster_start_time()")
+    three.play("upgrade-minor")
+    assert sql(three, "SELECT pg_postmaster_start_time()") == before  # nothing is new
     with under_load(host) as found:
         three.play("upgrade-minor", "-e", "restart_allowed=true")
     assert sql(three, "SELECT pg_postmaster_start_time()") != before

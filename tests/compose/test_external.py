@@ -81,6 +81,18 @@ def test_a_server_that_wants_to_see_a_clients_certificate(external: Installation
             assert connection.execute("SELECT current_user").fetchone() == ("orcheo",)
             shown = "SELECT DISTINCT client_dn FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename LIKE 'orcheo%'"
             assert outside.sql(shown) == "/CN=some-machine", "PgBouncer's connections too"
+        # The cloud gives its administrator another password (RDS: every seven days): the kept one is refused, the new one alone is enough.
+        outside.sql("ALTER ROLE cloud_admin PASSWORD 'probe-rotated'")
+        try:
+            refused = external.run("bootstrap")
+            assert refused.code == 2 and "password" in refused.message and "cloud_admin" in refused.message
+            assert external.ok("psql", "--", "-XAtc", "SELECT 1").stdout.strip() == "1", "the app goes on"
+            external.extra = {"ORCHEO_DB_ADMIN_PASSWORD": "probe-rotated"}
+            assert external.ok("up", "--json").json["app_sees"]["tables"] == 59
+            external.extra = {}
+            assert external.ok("bootstrap").code == 0
+        finally:
+            outside.sql("ALTER ROLE cloud_admin PASSWORD 'probe-only'")
 
 
 @pytest.mark.disruptive

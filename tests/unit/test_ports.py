@@ -42,6 +42,6 @@ def test_a_taken_port_names_who_has_it_although_another_went_away(engine: docker
     target: Any = SimpleNamespace(container=lambda service: None)
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
-        engine.held[0] = str(port)  # type: ignore[attr-defined]
+        engine.held[0] = str(port)
         with pytest.raises(UserError, match=rf"port 127\.0\.0\.1:{port} .* by container there\): free it, or choose"):
             preflight._check_port(target, "pgbouncer", "127.0.0.1", port, "the spec")

@@ -57,6 +57,8 @@ class ExternalTarget(ComposeTarget):
     def admin(self) -> dict[str, Any]:
         """The parts of the administrator's DSN: from the environment at the first `up`, kept (mode 0600) afterwards.
 
+        A password in the environment wins over the DSN's, given or kept, and is kept in turn by the next `up`.
+
         Raises:
             UserError: it is missing, can't be parsed, lacks a part, or asks for less than a required TLS connection.
         """
@@ -66,7 +68,8 @@ class ExternalTarget(ComposeTarget):
                 f"{ADMIN_DSN} is not set: give the administrator's DSN of the external server, for example"
                 f" {ADMIN_DSN}='postgresql://admin:…@db.example.com:5432/postgres?sslmode=verify-full&sslrootcert=/path/ca.pem'"
             )
-        password = {"password": os.environ[ADMIN_PASSWORD]} if given and os.environ.get(ADMIN_PASSWORD) else {}
+        # Also for the kept DSN: a cloud gives its administrator a new password from time to time.
+        password = {"password": os.environ[ADMIN_PASSWORD]} if os.environ.get(ADMIN_PASSWORD) else {}
         try:
             # Through libpq's own words and back: the parts come in the same order, whoever gave them.
             parts: dict[str, Any] = conninfo_to_dict(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orcheo_db.errors import CheckFailed, UserError
+from orcheo_db.handed import pgpass
 from orcheo_db.render.ansible import HOST, OLDER, POOLER_HOST, SINCE
 from orcheo_db.secrets import Store
 from orcheo_db.spec import Size, Spec
@@ -20,6 +21,8 @@ from orcheo_db.tuning import postgresql_settings
 
 HOSTS_FILE, SSH_CONFIG = "hosts.json", "ssh_config"  # written by the playbook (hosts/prepare.py)
 CONNECT_SECONDS = 10
+INIT = "/opt/orcheo-db/bin/orcheo-db-init"  # roles/bootstrap
+OWN_SECRETS = "/etc/orcheo-db/postgres"  # roles/postgres
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,39 @@ class HostTarget(Target):
         """Run the init job, on the host of group `bootstrap`, as its user."""
         return run(self.ssh("bootstrap", "-n"), shlex.join(["sudo", "-n", "-u", "orcheo-db", "--", *argv]))
 
+    def as_init(self, argv: Sequence[str], told: str, environment: Mapping[str, str]) -> Result:
+        """Run a command of the toolkit (python -m …) as the init job runs: its user, Orcheo's packages, its secrets and environment (and this one)."""
+        if tuple(argv[:2]) != ("python", "-m"):
+            raise ValueError(f"not a module of the toolkit: {argv[0]}")
+        given = ["env", *(f"{key}={value}" for key, value in environment.items())]
+        words = ["sudo", "-n", "-u", "orcheo-db", "--", *given, INIT, *argv[2:]]
+        return run(self.ssh("bootstrap"), shlex.join(words), told)
+
+    def psql(self, role: str, *, direct: bool, interactive: bool, arguments: Sequence[str]) -> int:
+        """psql on the database's host, as user postgres, with the password in a file of its own for as long as it runs; its exit code.
+
+        Raises:
+            CheckFailed: that host does not answer, or refuses.
+        """
+        endpoint = self.server() if direct else self.pooler()
+        begin = 'umask 077; d=$(mktemp -d /tmp/orcheo-db-psql.XXXXXXXX); cat > "$d/pgpass"; echo "$d"'
+        who = ["sudo", "-n", "-u", "postgres", "--"]
+        # On its standard input: no password is in a command line.
+        told = pgpass(role, self.store.password(role)).decode()
+        made = run(self.ssh("postgres"), shlex.join([*who, "sh", "-c", begin]), told)
+        place = made.stdout.strip()
+        if made.code != 0 or not place:
+            raise CheckFailed(f"psql can't be run on {self.hosts['postgres']['name']}: {last_line(made.stderr)}")
+        where = (
+            f"host={endpoint.host} port={endpoint.port} user={role} dbname={self.spec.database.name} sslmode=verify-full"
+            f" sslrootcert={OWN_SECRETS}/ca.crt passfile={place}/pgpass"
+        )
+        command = shlex.join([*who, "env", "--chdir=/tmp", "PSQL_HISTORY=/dev/null", "psql", where, *arguments])
+        try:
+            return subprocess.run([*self.ssh("postgres", *(["-tt"] if interactive else [])), command]).returncode
+        finally:
+            run(self.ssh("postgres"), shlex.join([*who, "rm", "-rf", place]))
+
     def services(self) -> list[ServiceState]:
         return [self._state(service) for service in self.units.values()]
 
@@ -213,9 +249,9 @@ class HostTarget(Target):
         return f"ssh://{role}?sudo=true&ssh_config={self.store.path / SSH_CONFIG}"
 
 
-def run(words: Sequence[str], command: str) -> Result:
-    """Run one command line by SSH."""
-    done = subprocess.run([*words, command], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+def run(words: Sequence[str], command: str, told: str = "") -> Result:
+    """Run one command line by SSH. told: its standard input."""
+    done = subprocess.run([*words, command], capture_output=True, text=True, input=told)
     return Result(done.returncode, done.stdout, done.stderr)
 
 
