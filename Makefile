@@ -97,7 +97,7 @@ test-faults: venv ## break the backups in every way that the tests know (some te
 test-k8s: venv ## the whole way on a real cluster: the current kubeconfig context, a namespace of its own (load the images first)
 	@$(PYTEST) --live -rs tests/k8s/test_live.py
 
-test-ansible-full: venv ## Ansible's whole suite on real hosts (a quarter of an hour)
+test-ansible-full: venv ## what `make test` leaves out of Ansible's tests: three hosts, upgrades, a lost host (an hour)
 	@$(PYTEST) --slow -rs tests/ansible
 
 test-terraform-apply: venv ## apply, plan without a change and destroy AWS' example against an AWS in memory (some minutes)

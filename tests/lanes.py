@@ -38,9 +38,9 @@ class Lane:
 
     def __init__(self, name: str, arguments: list[str]) -> None:
         self.name, self.last, self.seconds = name, "it said nothing", 0.0
-        self.summary: list[str] = []  # pytest's own: what failed, what was skipped and why, how many
+        self.summary: list[str] = []  # pytest's own: what was slow, what failed, what was skipped and why, how many
         env = {**os.environ, "ORCHEO_DB_TEST_LANE": name, "PYTHONUNBUFFERED": "1"}
-        argv = [sys.executable, "-m", "pytest", *arguments, *sys.argv[1:]]
+        argv = [sys.executable, "-m", "pytest", "--durations=20", "--durations-min=10", *arguments, *sys.argv[1:]]
         self.begun = time.monotonic()
         self.process = subprocess.Popen(
             argv, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -51,7 +51,7 @@ class Lane:
     def follow(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            if "= short test summary info =" in line:
+            if "= slowest " in line or ("= short test summary info =" in line and not self.summary):
                 self.summary = [line]
             elif self.summary:
                 self.summary.append(line)

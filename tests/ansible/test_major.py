@@ -85,7 +85,10 @@ def test_traps_are_refused(old: Site, trap: str, undo: str, said: str):
 
 
 def test_a_failure_before_clients_go_on_brings_the_old_server_back(old: Site, host: Installation):
-    sql(old, "CREATE TABLE public.kept AS SELECT i, md5(i::text) AS t FROM generate_series(1, 5000) i")
+    sql(
+        old,
+        "CREATE SCHEMA of_this_test; CREATE TABLE of_this_test.kept AS SELECT i, md5(i::text) AS t FROM generate_series(1, 5000) i",
+    )
     with under_load(host) as found:
         refused = upgrade(old, "-e", "upgrade_query='SELECT false'", check=False)
     assert "the upgrade to 17 failed, and the old server runs again: The operator's own question" in " ".join(
@@ -97,12 +100,12 @@ def test_a_failure_before_clients_go_on_brings_the_old_server_back(old: Site, ho
 
 
 def test_15_to_17_with_data_under_writers(old: Site, host: Installation):
-    before = sql(old, "SELECT count(*), md5(string_agg(t, '' ORDER BY i)) FROM public.kept")
+    before = sql(old, "SELECT count(*), md5(string_agg(t, '' ORDER BY i)) FROM of_this_test.kept")
     with under_load(host) as found:
-        upgrade(old, "-e", "upgrade_query='SELECT count(*) = 5000 FROM public.kept'")
+        upgrade(old, "-e", "upgrade_query='SELECT count(*) = 5000 FROM of_this_test.kept'")
     old.variables["postgres_version"] = 17
     assert sql(old, "SHOW server_version_num").startswith("17")
-    assert sql(old, "SELECT count(*), md5(string_agg(t, '' ORDER BY i)) FROM public.kept") == before
+    assert sql(old, "SELECT count(*), md5(string_agg(t, '' ORDER BY i)) FROM of_this_test.kept") == before
     assert_nobody_noticed(found)
     old.play("site")
     assert set(changed(old.play("site").stdout).values()) == {0}

@@ -168,11 +168,11 @@ def test_new_secrets_under_load_fail_no_query(three: Site, host: Installation):
 
 
 def test_a_point_in_time_beside_and_in_place(three: Site, host: Installation):
-    sql(three, "CREATE TABLE public.kept AS SELECT 1 AS i")
+    sql(three, "CREATE SCHEMA of_this_test; CREATE TABLE of_this_test.kept AS SELECT 1 AS i")
     time.sleep(1.5)
     moment = sql(three, "SELECT now()")
     time.sleep(1.5)
-    sql(three, "DROP TABLE public.kept")
+    sql(three, "DROP SCHEMA of_this_test CASCADE")
     refused = three.play("restore", "-e", f"{{restore_to: '{moment}', restore_in_place: true}}", check=False)
     assert (
         refused.returncode != 0
@@ -180,26 +180,27 @@ def test_a_point_in_time_beside_and_in_place(three: Site, host: Installation):
     )
     told = three.play("restore", "--tags", "restore", "-e", f"{{restore_to: '{moment}'}}").stdout
     (name,) = set(re.findall(r"It is in directory (restored-\w+), beside the running one", told))
-    assert sql(three, "SELECT to_regclass('public.kept') IS NULL") == "t"
+    assert sql(three, "SELECT to_regclass('of_this_test.kept') IS NULL") == "t"
     confirm = f"restore_confirm={three.state.name}"
     told = three.play("restore", "--tags", "restore", "-e", f"restore_use={name}", "-e", confirm).stdout
-    assert sql(three, "SELECT i FROM public.kept") == "1"
+    assert sql(three, "SELECT i FROM of_this_test.kept") == "1"
     (former,) = set(re.findall(r"(former-\w+) is kept", told))
     assert three.hosts["db"].run(f"test -s /var/lib/postgresql/{former}/15/main/PG_VERSION").returncode == 0
     assert host.ok("doctor").code == 0
+    sql(three, "DROP SCHEMA of_this_test CASCADE")
     three.play("restore", "--tags", "restore", "-e", f"restore_remove={former}", "-e", f"restore_confirm={former}")
     assert three.hosts["db"].run("ls /var/lib/postgresql").stdout.split() == ["15"]
 
 
 def test_a_new_host_takes_the_place_of_a_lost_one(three: Site, host: Installation):
-    sql(three, "CREATE TABLE public.before_the_loss AS SELECT 7 AS i")
+    sql(three, "CREATE SCHEMA of_this_test; CREATE TABLE of_this_test.before_the_loss AS SELECT 7 AS i")
     host.ok("backup", "run", "--type", "incremental")
     three.lose("db")
     three.add("db2", "bookworm")
     three.groups["postgres"] = "db2"
     confirm = f"restore_confirm={three.state.name}"
     three.play("restore", "-e", "restore_in_place=true", "-e", confirm)
-    assert sql(three, "SELECT i FROM public.before_the_loss") == "7"
+    assert sql(three, "SELECT i FROM of_this_test.before_the_loss") == "7"
     three.play("site")
     assert set(changed(three.play("site").stdout).values()) == {0}
     host.verify()
@@ -218,4 +219,4 @@ def test_decommissioning_asks_and_keeps(three: Site):
     assert vault.run("ls /var/lib/orcheo-backup/backup/orcheo | grep -c F$").stdout.strip() != "0"
     assert db.run("test -s /var/lib/postgresql/15/main/PG_VERSION").returncode == 0
     three.play("site")  # in service again, with all that was there
-    assert sql(three, "SELECT i FROM public.before_the_loss") == "7"
+    assert sql(three, "SELECT i FROM of_this_test.before_the_loss") == "7"
