@@ -19,11 +19,17 @@ ROOT = Path(__file__).resolve().parents[1]
 LOAD = "tests/e2e/test_load.py"
 # By what takes about as long, and does not use the same names: the session's stack has the lane's.
 TOGETHER = {
-    "a": ["tests/unit", "tests/verify", "tests/compose", "tests/e2e/test_upgrade.py", "tests/e2e/test_rollback.py"],
+    "a": [
+        "tests/unit",
+        "tests/verify",
+        "tests/compose",
+        "tests/terraform",
+        "tests/e2e/test_upgrade.py",
+        "tests/e2e/test_rollback.py",
+    ],
     "b": [
         "tests/migrate",
         "tests/k8s",
-        "tests/terraform",
         "tests/ansible",
         "tests/e2e",
         *(f"--ignore=tests/e2e/test_{name}.py" for name in ("upgrade", "rollback", "load")),

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
+
 from tests.conftest import Installation
 from tests.k8s.load import Load
 
@@ -26,6 +28,9 @@ def under_load(host: Installation) -> Iterator[dict[str, Any]]:
     finally:
         load.until = 0.0
         found |= load.finish()
+        if not found["lost"]:  # what was is no longer needed
+            with psycopg.connect(host.ok("dsn").stdout.strip()) as connection:
+                connection.execute("DROP TABLE public.load_test")
 
 
 def assert_nobody_noticed(found: dict[str, Any]) -> None:

@@ -34,14 +34,17 @@ def test_every_line_of_the_file_was_applied(superuser):
     )
 
 
-def test_initdb_choices(connect):
+def test_initdb_choices(connect, target: Target):
     connection = connect("orcheo_monitor", direct=True)
-    builtin = connection.info.server_version >= 170000  # before, libc's C.UTF-8, which sorts alike
-    row = connection.execute(
-        f"SELECT current_setting('data_checksums'), current_setting('server_encoding'), datlocprovider::text, {'datlocale' if builtin else 'datcollate'},"
+    has_builtin = connection.info.server_version >= 170000  # before, libc's C.UTF-8, which sorts alike
+    provider, *row = connection.execute(
+        "SELECT datlocprovider::text, current_setting('data_checksums'), current_setting('server_encoding'),"
+        f" {'coalesce(datlocale, datcollate)' if has_builtin else 'datcollate'},"
         " datcollversion IS NOT DISTINCT FROM pg_database_collation_actual_version(oid) FROM pg_database WHERE datname = current_database()"
     ).fetchone()
-    assert row == ("on", "UTF8", "b" if builtin else "c", "C.UTF-8", True)
+    assert row == ["on", "UTF8", "C.UTF-8", True]
+    # On hosts pg_upgrade may have brought the cluster from an older version, with the provider of that.
+    assert provider in ({"b"} if has_builtin and target.name != "host" else {"b", "c"} if has_builtin else {"c"})
 
 
 def test_role_attributes(connect):
