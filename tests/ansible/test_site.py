@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import tools
 from tests.ansible.hosts import Site
 from tests.conftest import Installation
 from tests.migrate.sources import history
@@ -63,6 +65,29 @@ def test_psql_by_ssh_leaves_no_password_behind(one: Site, host: Installation):
         assert told.stdout.strip() == "orcheo|orcheo"
     assert host.run("psql", "--", "-XAtqc", "SELECT 1/0").code == 1
     assert one.hosts["one"].run("ls -d /tmp/orcheo-db-psql.*", check=False).returncode != 0
+
+
+@pytest.mark.slow
+def test_secrets_come_from_ansible_vault_where_this_machine_has_none(one: Site, tmp_path: Path):
+    password, vault = tmp_path / "password", tmp_path / "state.tar.vault"
+    password.touch(0o600)
+    password.write_text("a password of this test\n")
+    kept = one.state / "secrets" / "orcheo_app_a.password"
+    content = kept.read_bytes()
+    tar = subprocess.run(["tar", "-C", str(one.state.parent), "-c", "."], check=True, capture_output=True).stdout
+    program = tools.ansible().with_name("ansible-vault")
+    argv = [str(program), "encrypt", f"--vault-password-file={password}", f"--output={vault}"]
+    subprocess.run(argv, input=tar, check=True, capture_output=True)
+    assert vault.read_bytes().startswith(b"$ANSIBLE_VAULT;") and content not in vault.read_bytes()
+    new = tmp_path / "state"
+    variables = ["-e", f"common_state={new}", "-e", f"common_vault={vault}"]
+    refused = one.play("site", "--tags", "secrets", *variables, check=False)
+    assert refused.returncode != 0 and not (new / one.state.name).exists(), "without the password nothing is made anew"
+    told = one.play("site", "--tags", "secrets", *variables, f"--vault-password-file={password}").stdout
+    assert (new / one.state.name / "secrets" / "orcheo_app_a.password").read_bytes() == content
+    assert not (new / "vault.tar").exists() and content.decode().strip() not in told
+    again = one.play("site", "--tags", "secrets", *variables, f"--vault-password-file={password}").stdout
+    assert changed(again) == {"localhost": 0, "one": 0}
 
 
 @pytest.mark.slow
