@@ -17,9 +17,9 @@ CONNECT_SECONDS = 60  # as query_wait_timeout: a client that comes while the poo
 
 
 @contextlib.contextmanager
-def under_load(host: Installation) -> Iterator[dict[str, Any]]:
+def under_load(host: Installation, connect_seconds: int = CONNECT_SECONDS) -> Iterator[dict[str, Any]]:
     """The block's length under load; what came of it is in the dictionary afterwards."""
-    load, found = Load(host.ok("dsn").stdout.strip(), CONNECT_SECONDS), dict[str, Any]()
+    load, found = Load(host.ok("dsn").stdout.strip(), connect_seconds), dict[str, Any]()
     load.start(LONGEST)
     try:
         time.sleep(2)

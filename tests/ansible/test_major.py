@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from tests import tools
 from tests.ansible.hosts import PARTS, Site, site
 from tests.ansible.load import assert_nobody_noticed, under_load
 from tests.ansible.test_site import changed
-from tests.conftest import Installation
+from tests.conftest import ROOT, Installation
 
 pytestmark = pytest.mark.slow
+WAIT_SECONDS = 400
+MARKER = "/var/lib/postgresql/upgrade-to-17/unfinished"
 # The older release's packages, where the host's own have no such version.
 OLDER = """
 cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null | grep -h ^deb | sed 's/trixie/bookworm/g' > /tmp/older
@@ -24,7 +31,8 @@ printf 'Package: *\\nPin: release n=bookworm*\\nPin-Priority: 100\\n' > /etc/apt
 def old(docker_ready: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with site(tmp_path_factory.mktemp("old"), {"old": "trixie"}, dict.fromkeys(PARTS, "old"), "old") as found:
         found.hosts["old"].run(OLDER)
-        found.variables["postgres_version"] = 15
+        # Clients wait here until a run that was cut off has been finished.
+        found.variables |= {"postgres_version": 15, "pgbouncer_settings": {"query_wait_timeout": WAIT_SECONDS}}
         found.play("site")
         yield found
 
@@ -36,6 +44,22 @@ def host(old: Site) -> Installation:
 
 def sql(old: Site, query: str) -> str:
     return old.hosts["old"].run(f'runuser -u postgres -- psql -XAtqd orcheo -c "{query}"').stdout.strip()
+
+
+def cut_off(old: Site, *options: str) -> None:
+    """Begin the upgrade, and kill it behind its point of no return."""
+    argv = [str(tools.ansible()), "-i", str(old.write()), "playbooks/upgrade-major.yml", *options]
+    env = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible" / "ansible.cfg"), "ANSIBLE_HOST_KEY_CHECKING": "false"}
+    process = subprocess.Popen(
+        argv, cwd=ROOT / "ansible", env=env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    try:
+        while old.hosts["old"].run(f"test -e {MARKER}", check=False).returncode != 0:
+            assert process.poll() is None, "it ended before"
+            time.sleep(0.1)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def upgrade(old: Site, *options: str, check: bool = True) -> str:
@@ -101,9 +125,13 @@ def test_a_failure_before_clients_go_on_brings_the_old_server_back(old: Site, ho
 
 def test_15_to_17_with_data_under_writers(old: Site, host: Installation):
     before = sql(old, "SELECT count(*), md5(string_agg(t, '' ORDER BY i)) FROM of_this_test.kept")
-    with under_load(host) as found:
-        upgrade(old, "-e", "upgrade_query='SELECT count(*) = 5000 FROM of_this_test.kept'")
     old.variables["postgres_version"] = 17
+    with under_load(host, WAIT_SECONDS) as found:
+        cut_off(old, "-e", "upgrade_query='SELECT count(*) = 5000 FROM of_this_test.kept'")
+        refused = old.play("upgrade-major", "-e", "upgrade_rollback=true", check=False)
+        assert refused.returncode != 0 and "is behind its point of no return" in " ".join(refused.stdout.split())
+        old.play("upgrade-major")
+    assert old.hosts["old"].run(f"test -e {MARKER}", check=False).returncode != 0
     assert sql(old, "SHOW server_version_num").startswith("17")
     assert sql(old, "SELECT count(*), md5(string_agg(t, '' ORDER BY i)) FROM of_this_test.kept") == before
     assert_nobody_noticed(found)

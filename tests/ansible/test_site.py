@@ -179,6 +179,7 @@ def test_check_shows_what_would_change_and_changes_nothing(one: Site):
         ({"postgres_size": "huge"}, "postgres_size: huge is none of small, medium, large"),
         ({"postgres_size": "large"}, "postgres_size: large is for 32GB, and the host has"),
         ({"postgres_version": 13}, "value of postgres_version must be one of: 14, 15, 16, 17, got: 13"),
+        ({"postgres_version": 16}, "PostgreSQL 17 is this installation's, and postgres_version is 16"),
         ({"postgres_port": "many"}, "postgres_port"),
         ({"postgres_settings": {"ssl": "off"}}, "postgres_settings: ssl: the role's own"),
         ({"pgbouncer_settings": {"auth_file": "/x"}}, "pgbouncer_settings: auth_file: the role's own"),

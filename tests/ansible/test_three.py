@@ -198,6 +198,11 @@ def test_a_new_host_takes_the_place_of_a_lost_one(three: Site, host: Installatio
     three.lose("db")
     three.add("db2", "bookworm")
     three.groups["postgres"] = "db2"
+    begun_anew = three.play("site", check=False)
+    assert begun_anew.returncode != 0 and "playbooks/restore.yml brings the backups' cluster to this one" in " ".join(
+        begun_anew.stdout.split()
+    )
+    assert host.run("psql", "--direct", "--", "-XAtc", "SELECT 1").code != 0, "no app can write to the empty one"
     confirm = f"restore_confirm={three.state.name}"
     three.play("restore", "-e", "restore_in_place=true", "-e", confirm)
     assert sql(three, "SELECT i FROM of_this_test.before_the_loss") == "7"

@@ -2,7 +2,7 @@
 1 the answer is no, 2 wrong input.
 
     serve [--elsewhere]        the service: the schedule (but for --elsewhere), its pages on port 9188 of the container: /metrics, /drill, /healthz
-    prepare                    stanza and first backup, where there are none
+    prepare                    stanza and first backup, where there are none;  stanza  the stanza alone
     run --type full|…          a backup now;  drill [--switch]  a drill now;  point NAME  a restore point
     job NAME                   one run of the schedule's, by whoever keeps it (systemd's timers): full … logical, drill
     list | check [--deep] | report [--html] | metrics
@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument(
         "--set-aside", action="store_true", help="a repository that the key does not open is kept aside"
     )
+    commands.add_parser("stanza", help="where there is none; another cluster's is refused")
     told = commands.add_parser("metrics")
     told.add_argument(
         "--here", action="store_true", help="without the service, which a host has not: timers run its jobs"
@@ -123,6 +124,7 @@ def _answer(config: Config, options: argparse.Namespace) -> Any:
 
     others: dict[str, Callable[[], Any]] = {
         "prepare": lambda: jobs.prepare(config, say, set_aside=options.set_aside),
+        "stanza": lambda: {"done": operations.make_stanza(config, say)},
         "run": lambda: jobs.run_now(config, options.type, say, wait_seconds=options.wait),
         "job": lambda: jobs.scheduled(config, options.name, say, wait_seconds=WAIT_SECONDS),
         "drill": lambda: jobs.drill_now(config, say, switch=options.switch),
