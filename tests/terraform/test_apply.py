@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +64,8 @@ def test_a_plan_needs_no_cloud(terraform: Terraform, example: Path):
 def test_apply_then_no_change_then_destroy(terraform: Terraform, example: Path, moto: Moto):
     moto.reset()
     moto.override(example, "second", more=GAPS)
-    given = ['-var=alarm_emails=["dba@example.com"]', "-no-color", "-input=false"]
+    password = secrets.token_hex(24)
+    given = ['-var=alarm_emails=["dba@example.com"]', f"-var=admin_password={password}", "-no-color", "-input=false"]
     terraform.ok(example, "apply", "-auto-approve", *given)
     again = terraform.run(example, "plan", "-detailed-exitcode", *given)
     assert again.returncode == 0, again.stdout + again.stderr  # 2: there would be changes
@@ -72,6 +74,7 @@ def test_apply_then_no_change_then_destroy(terraform: Terraform, example: Path, 
         "export ORCHEO_DB_ADMIN_DSN='postgresql://orcheo_admin@" in told and "secretsmanager get-secret-value" in told
     )
     state = (example / "terraform.tfstate").read_text()
+    assert password not in state and password not in again.stdout
     servers = [each for each in json.loads(state)["resources"] if each["type"] == "aws_db_instance"]
     assert all(instance["attributes"]["password"] is None for each in servers for instance in each["instances"])
     # A protected instance is not destroyed, and says why.

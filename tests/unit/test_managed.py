@@ -106,7 +106,7 @@ def test_values_are_plain_and_within_limits(service: Service, size: str, spec: S
 def test_a_service_knows_only_settings_that_there_are(service: Service, spec: Spec) -> None:
     """A misspelt name would leave a setting in that the cloud refuses."""
     ours = {setting.name for setting in postgresql_settings(spec.size("small"), spec)}
-    for names in (service.own, service.instead, service.limits, service.renamed):
+    for names in (service.own, service.instead, service.limits, service.shares, service.renamed):
         assert set(names) <= ours
     assert not set(service.own) & (set(service.instead) | set(service.limits) | set(service.renamed))
 
@@ -120,6 +120,26 @@ def test_forbidden_settings_are_not_asked_for(service: Service, spec: Spec) -> N
         "unix_socket_directories", "allow_alter_system", "superuser_reserved_connections",
     }  # fmt: skip
     assert not names & forbidden
+
+
+def test_azure_is_not_asked_for_what_is_read_only_there(spec: Spec) -> None:
+    """azure-databases-docs, param-17-*.md: ParameterType read-only, of what the spec sets elsewhere."""
+    read_only = {
+        "client_connection_check_interval", "maintenance_io_concurrency", "wal_keep_size", "synchronous_commit", "wal_level", "huge_pages",
+        "max_slot_wal_keep_size", "superuser_reserved_connections", "reserved_connections", "log_line_prefix",
+    }  # fmt: skip
+    for size in SIZES:
+        assert not read_only & {each.name for each in fitted(SERVICES["azure"], size, spec).parameters}
+
+
+def test_cloud_sql_takes_a_share_of_the_machines_memory(spec: Spec) -> None:
+    """effective_cache_size: at most 70 % (Cloud SQL's "Configure database flags"); small is below that and stays as it is."""
+    for size in SIZES:
+        found = fitted(SERVICES["cloudsql"], size, spec)
+        given = {each.name: each.value for each in found.parameters}
+        assert int(given["effective_cache_size"]) * 8192 <= 0.7 * found.machine.memory
+        differs = any(each.setting == "effective_cache_size" for each in found.others)
+        assert differs == (size != "small"), size
 
 
 @pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
@@ -181,7 +201,9 @@ def test_restart_is_what_postgresql_says(spec: Spec) -> None:
     for service in SERVICES.values():
         for each in fitted(service, "medium", spec).parameters:
             if each.setting:
-                assert each.restart == (each.setting in at_start), each
+                # rds.py says why; a restart would change nothing, since the value is what it was.
+                kept = service.key == "rds" and each.setting in {"TimeZone", "checkpoint_completion_target"}
+                assert each.restart == (each.setting in at_start or kept), each
 
 
 def test_the_cost_is_the_formula(spec: Spec) -> None:

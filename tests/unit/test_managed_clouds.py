@@ -6,12 +6,14 @@ their reference, and nothing but that is tried.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.managed import drill
@@ -125,6 +127,29 @@ def test_cloud_sql_waits_and_reaches_a_copy_by_its_own_authority():
     assert found.settle(COPY) == Copy("10.0.0.9", 5432, "PEM")
     (patched,) = [call for call in shell.calls if " patch " in call]
     assert "--ssl-mode=ENCRYPTED_ONLY" in patched and "--no-deletion-protection" in patched
+    assert "--no-final-backup" in patched and "--no-retain-backups-on-delete" in patched, (
+        "each would be a copy of production that stays"
+    )
+
+
+def test_a_copy_of_its_own_authority_is_not_shown_productions_client_certificate(monkeypatch: pytest.MonkeyPatch):
+    seen: list[dict[str, Any]] = []
+
+    def connect(dsn: str, *, timeout: float) -> Any:
+        seen.append(conninfo_to_dict(dsn))
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(drill, "connect", connect)
+    production = "host=db port=5432 user=u sslmode=verify-ca sslrootcert=/ca.pem sslcert=/client.crt sslkey=/client.key"
+    given: Any = SimpleNamespace(
+        tier=SimpleNamespace(dsn=lambda *, direct: production), timed=lambda name: contextlib.nullcontext(), heard=print
+    )
+    with drill._connected(given, Copy("10.0.0.9", 5432, "PEM")):
+        pass
+    assert seen[0]["sslcertmode"] == "disable" and not seen[0].get("sslcert") and seen[0]["sslmode"] == "verify-ca"
+    with drill._connected(given, Copy("10.0.0.9", 5432)):
+        pass
+    assert seen[1]["sslcert"] == "/client.crt"
 
 
 def test_a_copy_without_a_private_address_is_said():

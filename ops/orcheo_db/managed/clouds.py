@@ -181,6 +181,10 @@ SAMPLE_RDS: dict[str, Any] = {
 }
 
 
+# A clone has its original's settings. Deleted, this one leaves nothing: each of its backups would be a whole copy of production.
+SHORT_LIVED = ("--no-deletion-protection", "--no-final-backup", "--no-retain-backups-on-delete")
+
+
 class CloudSQL(Cloud):
     title = "Cloud SQL"
     ready = ("RUNNABLE",)
@@ -201,8 +205,8 @@ class CloudSQL(Cloud):
 
     def settle(self, name: str) -> Copy:
         # A clone has its original's settings; clients' certificates are an instance's own, and this copy lives for minutes.
-        lasting = ("--no-deletion-protection", "--availability-type=zonal", "--ssl-mode=ENCRYPTED_ONLY")
-        self.shell.change(self._gcloud("patch", name, *lasting))
+        lasting = ("--availability-type=zonal", "--ssl-mode=ENCRYPTED_ONLY")
+        self.shell.change(self._gcloud("patch", name, *SHORT_LIVED, *lasting))
         sample = {
             "ipAddresses": [{"type": "PRIVATE", "ipAddress": "COPY_ADDRESS"}],
             "serverCaCert": {"cert": "COPY_CA"},
@@ -215,8 +219,8 @@ class CloudSQL(Cloud):
 
     def remove(self, name: str) -> None:
         self.check_copy(name)
-        # A copy that was cut off before `settle` is still protected.
-        self.shell.change(self._gcloud("patch", name, "--no-deletion-protection"))
+        # A copy that was cut off before `settle` is still protected, and would leave its original's kind of last backup.
+        self.shell.change(self._gcloud("patch", name, *SHORT_LIVED))
         self.shell.change(self._gcloud("delete", name))
 
     def copies(self) -> list[str]:

@@ -176,7 +176,14 @@ def _connected(drill: Drill, copy: Copy) -> Iterator[Connection]:
         if copy.ca is not None:
             ca = Path(scratch) / "ca.pem"
             ca.write_text(copy.ca)
-            more |= {"sslrootcert": str(ca), "sslmode": "verify-ca"}
+            # Production's client certificate is of another authority than the copy's, which would end the handshake over it.
+            more |= {
+                "sslrootcert": str(ca),
+                "sslmode": "verify-ca",
+                "sslcert": "",
+                "sslkey": "",
+                "sslcertmode": "disable",
+            }
         with drill.timed("connect"):
             started = time.monotonic()
             connection = connect(make_conninfo(target.dsn(direct=True), **more), timeout=CONNECT_SECONDS)

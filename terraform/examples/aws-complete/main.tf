@@ -69,6 +69,7 @@ module "database" {
   allowed_security_groups = [aws_security_group.app.id]
 
   high_availability         = true
+  admin_password            = var.admin_password # RDS manages none beside a replica
   read_replica_count        = 1
   backup_retention_days     = 35
   restore_testing           = true

@@ -27,6 +27,13 @@ variable "size" {
   default     = "medium"
 }
 
+variable "admin_password" {
+  description = "The administrator's password, at every plan: TF_VAR_admin_password=$(openssl rand -hex 24) at first, then from the secret (README.md)."
+  type        = string
+  ephemeral   = true
+  sensitive   = true
+}
+
 variable "vpc_cidr" {
   description = "The network's range."
   type        = string

@@ -1,7 +1,12 @@
 # The least: one server of size small, with the network and the DNS zone that it wants.
 
 provider "azurerm" {
-  features {}
+  features {
+    postgresql_flexible_server {
+      restart_server_on_configuration_value_change = false # restarts are yours to time (the module's README.md)
+    }
+  }
+
   subscription_id = var.subscription_id
 }
 

@@ -28,7 +28,7 @@ variable "app_cidr" {
 }
 
 variable "admin_password" {
-  description = "The administrator's password, at the first apply: TF_VAR_admin_password=$(openssl rand -hex 24)"
+  description = "The administrator's password, at every plan: TF_VAR_admin_password=$(openssl rand -hex 24) at first, then from the secret"
   type        = string
   default     = null
   ephemeral   = true

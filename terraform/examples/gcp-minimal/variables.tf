@@ -20,7 +20,7 @@ variable "network" {
 }
 
 variable "admin_password" {
-  description = "The administrator's password, at the first apply: TF_VAR_admin_password=$(openssl rand -hex 24)"
+  description = "The administrator's password, at every plan: TF_VAR_admin_password=$(openssl rand -hex 24) at first, then from the secret"
   type        = string
   default     = null
   ephemeral   = true

@@ -15,11 +15,18 @@ locals {
   chosen = lookup(local.sizes, var.size, values(local.sizes)[0])
 
   engine_version = coalesce(var.engine_version, tostring(local.rendered.postgresql))
-  database_name  = coalesce(var.database_name, local.rendered.database)
   instance_class = coalesce(var.instance_class, local.chosen.class)
   storage_gb     = coalesce(var.storage_gb, local.chosen.storage_gb)
   max_storage_gb = var.max_storage_gb == null ? local.storage_gb * 5 : var.max_storage_gb
   kms_key_arn    = var.kms_key_arn == null ? aws_kms_key.this[0].arn : var.kms_key_arn
+
+  # RDS makes no replica and no blue/green deployment of an instance whose password it manages in Secrets Manager.
+  own_password = var.read_replica_count > 0 || var.blue_green_ready
+
+  admin_secret = local.own_password ? one(aws_secretsmanager_secret.admin[*].arn) : try(aws_db_instance.this.master_user_secret[0].secret_arn, null)
+
+  # gp3 of 400 GiB and more is striped. Named, since RDS refuses to grow over that line with the operations of a smaller one.
+  striped = local.storage_gb >= 400
 
   # Name -> {value, restart}. A parameter that is not the size's is set at the next restart, which is right for every kind.
   parameters = merge(
@@ -179,13 +186,17 @@ resource "aws_db_instance" "this" {
   allocated_storage     = local.storage_gb
   max_allocated_storage = local.max_storage_gb
   storage_type          = "gp3"
+  iops                  = local.striped ? 12000 : null # what they have at no price of its own
+  storage_throughput    = local.striped ? 500 : null
   storage_encrypted     = true
   kms_key_id            = local.kms_key_arn
 
   # No db_name: RDS would make the database with the server's locale; bootstrap makes it with the spec's.
   username                            = var.admin_username
-  manage_master_user_password         = true # made and rotated in Secrets Manager, never in the state
-  master_user_secret_kms_key_id       = local.kms_key_arn
+  manage_master_user_password         = local.own_password ? null : true # made and rotated in Secrets Manager, never in the state
+  master_user_secret_kms_key_id       = local.own_password ? null : local.kms_key_arn
+  password_wo                         = local.own_password ? var.admin_password : null # write-only: not in the state either
+  password_wo_version                 = local.own_password ? var.admin_password_version : null
   iam_database_authentication_enabled = var.iam_authentication
   port                                = var.port
   ca_cert_identifier                  = "rds-ca-rsa2048-g1"
@@ -201,7 +212,7 @@ resource "aws_db_instance" "this" {
   copy_tags_to_snapshot     = true
   delete_automated_backups  = !var.retain_automated_backups
   skip_final_snapshot       = var.skip_final_snapshot
-  final_snapshot_identifier = var.skip_final_snapshot ? null : "${var.name}-final"
+  final_snapshot_identifier = var.skip_final_snapshot ? null : coalesce(var.final_snapshot_name, "${var.name}-final")
   deletion_protection       = var.deletion_protection
 
   maintenance_window          = var.maintenance_window
@@ -228,6 +239,25 @@ resource "aws_db_instance" "this" {
   }
 
   depends_on = [aws_cloudwatch_log_group.this] # RDS would make it without an end and without the key
+}
+
+resource "aws_secretsmanager_secret" "admin" {
+  #checkov:skip=CKV2_AWS_57:RDS can't rotate it beside replicas; a new one comes by admin_password_version
+  count = local.own_password ? 1 : 0
+
+  name                    = "${var.name}-admin"
+  description             = "The administrator of ${var.name}"
+  kms_key_id              = local.kms_key_arn
+  recovery_window_in_days = 30
+  tags                    = var.tags
+}
+
+resource "aws_secretsmanager_secret_version" "admin" {
+  count = local.own_password ? 1 : 0
+
+  secret_id                = aws_secretsmanager_secret.admin[0].id
+  secret_string_wo         = jsonencode({ username = var.admin_username, password = var.admin_password }) # as RDS writes its own
+  secret_string_wo_version = var.admin_password_version
 }
 
 resource "aws_db_instance" "replica" {

@@ -10,7 +10,7 @@ output "port" {
 
 output "database" {
   description = "The database that bootstrap makes."
-  value       = local.database_name
+  value       = local.rendered.database
 }
 
 output "replica_endpoints" {
@@ -24,8 +24,8 @@ output "ca_certificate_url" {
 }
 
 output "admin_secret" {
-  description = "ARN of the administrator's secret in Secrets Manager: RDS made its password and changes it every seven days."
-  value       = aws_db_instance.this.master_user_secret[0].secret_arn
+  description = "ARN of the administrator's secret in Secrets Manager: RDS made its password and changes it every seven days, or it is admin_password."
+  value       = local.admin_secret
 }
 
 output "orcheo_env" {
@@ -33,7 +33,7 @@ output "orcheo_env" {
   value       = <<-EOT
     curl --fail --silent --show-error --output rds-ca.pem ${local.ca_url}
     export ORCHEO_DB_ADMIN_DSN='postgresql://${var.admin_username}@${aws_db_instance.this.address}:${aws_db_instance.this.port}/postgres?sslmode=verify-full&sslrootcert='"$PWD"'/rds-ca.pem'
-    export ORCHEO_DB_ADMIN_PASSWORD="$(aws secretsmanager get-secret-value --region ${local.region} --secret-id '${aws_db_instance.this.master_user_secret[0].secret_arn}' --query SecretString --output text | python3 -c 'import json, sys; print(json.load(sys.stdin)["password"])')"
+    export ORCHEO_DB_ADMIN_PASSWORD="$(aws secretsmanager get-secret-value --region ${local.region} --secret-id '${local.admin_secret}' --query SecretString --output text | python3 -c 'import json, sys; print(json.load(sys.stdin)["password"])')"
     export ORCHEO_DB_INSTANCE='${aws_db_instance.this.arn}'
     export ORCHEO_DB_SIZE='${var.size}'
   EOT

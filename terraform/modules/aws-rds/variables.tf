@@ -21,7 +21,7 @@ variable "size" {
 }
 
 variable "engine_version" {
-  description = "PostgreSQL's version: the major one alone takes RDS' newest minor one."
+  description = "PostgreSQL's version that the instance is made with: the major one alone takes RDS' newest minor one. Later minor versions come in the maintenance window, and are no drift."
   type        = string
   default     = null # the spec's
 
@@ -42,17 +42,6 @@ variable "instance_class" {
   }
 }
 
-variable "database_name" {
-  description = "The database that orcheo-db bootstrap makes (with the spec's locale; RDS could not set that)."
-  type        = string
-  default     = null # the spec's
-
-  validation {
-    condition     = var.database_name == null || can(regex("^[a-z_][a-z0-9_]{0,62}$", var.database_name))
-    error_message = "database_name: lower-case letters, digits and underscores, no digit first, at most 63 characters."
-  }
-}
-
 variable "admin_username" {
   description = "The administrator: RDS makes it with rds_superuser; bootstrap needs its CREATEROLE and CREATEDB."
   type        = string
@@ -61,6 +50,35 @@ variable "admin_username" {
   validation {
     condition     = can(regex("^[a-z][a-z0-9_]{0,62}$", var.admin_username)) && !contains(["rdsadmin", "admin", "postgres"], var.admin_username)
     error_message = "admin_username: a letter, then lower-case letters, digits and underscores; not rdsadmin or admin, which RDS reserves, nor postgres, which is the superuser elsewhere."
+  }
+}
+
+variable "admin_password" {
+  description = "The administrator's password, with read_replica_count or blue_green_ready alone: RDS has neither for an instance whose password it manages. It goes to RDS and into a secret of Secrets Manager, and into no state or plan."
+  type        = string
+  default     = null
+  ephemeral   = true
+  sensitive   = true
+
+  validation {
+    condition     = var.admin_password == null || can(regex("^[A-Za-z0-9_.~-]{20,128}$", var.admin_password))
+    error_message = "admin_password: 20 to 128 letters, digits, _ . ~ - (it stands in DSNs), for example from openssl rand -hex 24."
+  }
+
+  validation {
+    condition     = var.admin_password != null || !(var.read_replica_count > 0 || var.blue_green_ready)
+    error_message = "admin_password: RDS makes no replica and no blue/green deployment of an instance whose password it manages: give one, at every plan (from the secret, once it is there)."
+  }
+}
+
+variable "admin_password_version" {
+  description = "Raise it together with a new admin_password: Terraform can't see that a write-only value has changed."
+  type        = number
+  default     = 1
+
+  validation {
+    condition     = var.admin_password_version >= 1 && floor(var.admin_password_version) == var.admin_password_version
+    error_message = "admin_password_version: 1, 2, 3 …"
   }
 }
 
@@ -178,6 +196,17 @@ variable "skip_final_snapshot" {
   default     = false
 }
 
+variable "final_snapshot_name" {
+  description = "Name of the snapshot that a deletion makes. Another one where an earlier instance of this name has left its own."
+  type        = string
+  default     = null # NAME-final
+
+  validation {
+    condition     = var.final_snapshot_name == null || can(regex("^[A-Za-z][A-Za-z0-9]*(-[A-Za-z0-9]+)*$", var.final_snapshot_name))
+    error_message = "final_snapshot_name: a letter, then letters, digits and single hyphens, none at the end."
+  }
+}
+
 variable "retain_automated_backups" {
   description = "Whether automated backups outlive the instance, until their time is over."
   type        = bool
@@ -249,7 +278,7 @@ variable "blue_green_ready" {
 # --- encryption ------------------------------------------------------------------------------------------------------
 
 variable "kms_key_arn" {
-  description = "The key for storage, backups, the administrator's secret, Performance Insights and logs. null: the module makes one, which rotates yearly."
+  description = "The key for storage, backups, the administrator's secret, Performance Insights and logs. null: the module makes one, which rotates yearly. One's own key's policy must let logs.REGION.amazonaws.com (kms:Encrypt*, Decrypt*, ReEncrypt*, GenerateDataKey*, Describe*) and, with alarms, cloudwatch.amazonaws.com (kms:Decrypt, GenerateDataKey*) use it."
   type        = string
   default     = null
 

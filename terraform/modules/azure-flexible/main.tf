@@ -7,7 +7,6 @@ locals {
   # An unknown size is said by the variable's validation; without this, also by every line that looks into it.
   chosen = lookup(local.sizes, var.size, values(local.sizes)[0])
 
-  database_name  = coalesce(var.database_name, local.rendered.database)
   instance_class = coalesce(var.instance_class, local.chosen.class)
   storage_gb     = coalesce(var.storage_gb, local.chosen.storage_gb)
 
@@ -77,6 +76,8 @@ resource "azurerm_postgresql_flexible_server" "this" {
   }
 
   lifecycle {
+    prevent_destroy = true # a lock is Terraform's own to remove, and goes before the server (README.md)
+
     # Azure chooses zones and changes them at a failover; storage grows by itself.
     ignore_changes = [zone, high_availability[0].standby_availability_zone, storage_mb]
   }

@@ -10,7 +10,7 @@ output "port" {
 
 output "database" {
   description = "The database that bootstrap makes."
-  value       = local.database_name
+  value       = local.rendered.database
 }
 
 output "replica_endpoints" {

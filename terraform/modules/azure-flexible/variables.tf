@@ -51,17 +51,6 @@ variable "instance_class" {
   }
 }
 
-variable "database_name" {
-  description = "The database that orcheo-db bootstrap makes (with the spec's locale)."
-  type        = string
-  default     = null # the spec's
-
-  validation {
-    condition     = var.database_name == null || can(regex("^[a-z_][a-z0-9_]{0,62}$", var.database_name))
-    error_message = "database_name: lower-case letters, digits and underscores, no digit first, at most 63 characters."
-  }
-}
-
 variable "admin_username" {
   description = "The administrator: Azure makes it with azure_pg_admin; bootstrap needs its CREATEROLE and CREATEDB."
   type        = string
@@ -150,7 +139,7 @@ variable "tenant_id" {
 # --- storage, availability -------------------------------------------------------------------------------------------
 
 variable "storage_gb" {
-  description = "Storage in GiB, other than the size's."
+  description = "Storage in GiB that the server is made with, other than the size's. It grows by itself; later by `az postgres flexible-server update --storage-size`, and never shrinks."
   type        = number
   default     = null
 
@@ -205,7 +194,7 @@ variable "read_replica_count" {
 }
 
 variable "deletion_protection" {
-  description = "Whether a lock keeps the server from being deleted by anybody."
+  description = "Whether a lock keeps the server from being deleted in the portal and by az. Terraform itself is kept from it by prevent_destroy, always."
   type        = bool
   default     = true
 }

@@ -6,7 +6,6 @@ locals {
   # An unknown size is said by the variable's validation; without this, also by every line that looks into it.
   chosen = lookup(local.sizes, var.size, values(local.sizes)[0])
 
-  database_name  = coalesce(var.database_name, local.rendered.database)
   instance_class = coalesce(var.instance_class, local.chosen.class)
   storage_gb     = coalesce(var.storage_gb, local.chosen.storage_gb)
   max_storage_gb = var.max_storage_gb == null ? local.storage_gb * 5 : var.max_storage_gb

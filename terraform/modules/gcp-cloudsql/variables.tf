@@ -67,17 +67,6 @@ variable "edition" {
   }
 }
 
-variable "database_name" {
-  description = "The database that orcheo-db bootstrap makes (with the spec's locale)."
-  type        = string
-  default     = null # the spec's
-
-  validation {
-    condition     = var.database_name == null || can(regex("^[a-z_][a-z0-9_]{0,62}$", var.database_name))
-    error_message = "database_name: lower-case letters, digits and underscores, no digit first, at most 63 characters."
-  }
-}
-
 variable "admin_username" {
   description = "The administrator: Cloud SQL makes it with cloudsqlsuperuser; bootstrap needs its CREATEROLE and CREATEDB."
   type        = string
@@ -90,14 +79,13 @@ variable "admin_username" {
 }
 
 variable "admin_password" {
-  description = "The administrator's password, for the apply that makes or changes it: it goes to Cloud SQL and into Secret Manager, and into no state or plan."
+  description = "The administrator's password, at every plan (from the secret, once it is there): it goes to Cloud SQL and into Secret Manager, and into no state or plan."
   type        = string
-  default     = null
   ephemeral   = true
   sensitive   = true
 
   validation {
-    condition     = var.admin_password == null || can(regex("^[A-Za-z0-9_.~-]{20,128}$", var.admin_password))
+    condition     = can(regex("^[A-Za-z0-9_.~-]{20,128}$", var.admin_password))
     error_message = "admin_password: 20 to 128 letters, digits, _ . ~ - (it stands in DSNs), for example from openssl rand -hex 24."
   }
 }
@@ -167,7 +155,7 @@ variable "iam_users" {
 # --- storage, availability -------------------------------------------------------------------------------------------
 
 variable "storage_gb" {
-  description = "Storage in GB (SSD), other than the size's. It can grow and never shrink."
+  description = "Storage in GB (SSD) that the instance is made with, other than the size's. It grows by itself; later by `gcloud sql instances patch --storage-size`, and never shrinks."
   type        = number
   default     = null
 

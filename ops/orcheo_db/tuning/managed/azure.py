@@ -1,6 +1,6 @@
 """Azure Database for PostgreSQL 17, flexible server: server parameters.
 
-From Azure's list of server parameters; a real subscription was not at hand, so what is read-only there, or may be, is left to the service. Each
+From Azure's list of server parameters (azure-databases-docs, param-17-*.md); a real subscription was not at hand, so what is read-only there, or may be, is left to the service. Each
 parameter's unit is pg_settings', each boolean on or off.
 """
 
@@ -25,6 +25,10 @@ AZURE = Service(
         "wal_level": "replica by itself",
         "max_wal_senders": "Azure's own are as many",
         "max_replication_slots": "Azure's own are as many",
+        "wal_keep_size": "read-only, 400 MB",
+        "synchronous_commit": "read-only, on",
+        "client_connection_check_interval": "read-only, 0: a long query whose client has gone runs to its end",
+        "maintenance_io_concurrency": "read-only, 10",
         "max_slot_wal_keep_size": "Azure's own: it drops a slot before storage is full",
         "allow_alter_system": common.ALTER_SYSTEM,
         "ssl_min_protocol_version": "TLSv1.2 already",
@@ -38,7 +42,7 @@ AZURE = Service(
     },
     restart=common.POSTMASTER,
     reserved=15,
-    limits={"max_wal_size": (32, 65536), "max_worker_processes": (0, 262143)},
+    limits={"max_wal_size": (32, 65536), "maintenance_work_mem": (1024, 2097151), "max_worker_processes": (0, 262143)},
     renamed={"TimeZone": "timezone"},
     extra={
         "require_secure_transport": ("on", "a connection without TLS is refused", False),

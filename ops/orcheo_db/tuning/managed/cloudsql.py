@@ -61,6 +61,7 @@ CLOUDSQL = Service(
         "max_wal_senders": (10, 262143),
         "max_replication_slots": (10, 262143),
     },
+    shares={"effective_cache_size": 0.7},
     renamed={"TimeZone": "timezone"},
     machines=(
         _custom(2, 3840),

@@ -23,8 +23,9 @@ def fit(service: Service, size: Size, spec: Spec) -> Fitted:
     parameters: list[Parameter] = []
     others: list[Other] = []
     settings = postgresql_settings(size, spec)
+    room = machine(service, size).memory
     for setting in settings:
-        for each in _one(service, setting.name, setting.value, setting.reason):
+        for each in _one(service, room, setting.name, setting.value, setting.reason):
             (parameters if isinstance(each, Parameter) else others).append(each)  # type: ignore[arg-type]
     parameters += [Parameter(name, value, restart, why) for name, (value, why, restart) in service.extra.items()]
     _make_room(service, parameters, others, {setting.name: setting.value for setting in settings})
@@ -64,7 +65,7 @@ def machine(service: Service, size: Size) -> Machine:
     return min(enough, key=lambda each: (each.price, each.memory, each.name))
 
 
-def _one(service: Service, name: str, value: str, reason: str) -> Iterator[Parameter | Other]:
+def _one(service: Service, memory: int, name: str, value: str, reason: str) -> Iterator[Parameter | Other]:
     if name in service.own:
         yield Other(name, value, None, service.own[name])
         return
@@ -81,6 +82,17 @@ def _one(service: Service, name: str, value: str, reason: str) -> Iterator[Param
             converted = f"{max(low, min(number, high)):.15g}"
             why = f"{service.title} takes {low:.15g} to {high:.15g} in units of {catalogue.NUMBERS[name][0] or 'one'}"
             yield Other(name, meant, converted, why)
+    if name in service.shares:
+        assert catalogue.NUMBERS[name][0] == "8kB", name
+        most = int(memory * service.shares[name]) // 8192
+        if int(converted) > most:
+            converted = str(most)
+            yield Other(
+                name,
+                meant,
+                converted,
+                f"{service.title} takes at most {service.shares[name]:.0%} of the machine's memory",
+            )
     if name in catalogue.BOOLEANS:
         converted = service.on_off[0 if converted in ("on", "true", "yes", "1") else 1]
     yield Parameter(

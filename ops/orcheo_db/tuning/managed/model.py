@@ -46,6 +46,8 @@ class Service:
     restart: frozenset[str]  # settings that wait for a restart
     instead: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # setting -> another value, and why
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # in pg_settings' unit
+    # setting -> the largest part of the machine's memory that the service takes
+    shares: Mapping[str, float] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
     # The service's own parameters, which stand for ours: name -> (value, why, needs a restart)
     extra: Mapping[str, tuple[str, str, bool]] = field(default_factory=dict)

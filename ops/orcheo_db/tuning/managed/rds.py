@@ -37,7 +37,8 @@ RDS = Service(
         "pg_stat_statements.save": "on already",
         "log_replication_commands": "replication is RDS' own affair",
     },
-    restart=common.POSTMASTER,
+    # Of a parameter that has the family's own value RDS keeps apply_method pending-reboot, whatever it is told: each plan would change it again.
+    restart=common.POSTMASTER | {"TimeZone", "checkpoint_completion_target"},
     reserved=5,
     instead={
         "shared_preload_libraries": ("pg_stat_statements", common.NO_PLANS),

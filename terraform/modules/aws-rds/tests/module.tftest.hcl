@@ -77,6 +77,11 @@ run "parameters_are_the_rendered_ones" {
   }
 
   assert {
+    condition     = aws_db_instance.this.allocated_storage >= 400 && aws_db_instance.this.iops == 12000 && aws_db_instance.this.storage_throughput == 500
+    error_message = "from 400 GiB on gp3 is striped, and RDS wants to be told so when storage grows to that"
+  }
+
+  assert {
     condition = {
       for each in aws_db_parameter_group.this.parameter : each.name => "${each.value} ${each.apply_method}" if each.name != "rds.logical_replication"
       } == {
@@ -117,12 +122,23 @@ run "high_availability_and_replicas" {
     high_availability  = true
     read_replica_count = 2
     blue_green_ready   = true
+    admin_password     = "0123456789abcdef0123456789abcdef"
     kms_key_arn        = "arn:aws:kms:eu-central-1:123456789012:key/1"
   }
 
   assert {
     condition     = aws_db_instance.this.multi_az && length(aws_db_instance.replica) == 2 && aws_db_instance.replica[1].identifier == "orcheo-db-replica-2"
     error_message = "a standby and two replicas"
+  }
+
+  assert {
+    condition     = aws_db_instance.this.manage_master_user_password == null && aws_db_instance.this.password_wo_version == 1 && aws_db_instance.this.password == null
+    error_message = "RDS makes no replica of an instance whose password it manages"
+  }
+
+  assert {
+    condition     = length(aws_secretsmanager_secret_version.admin) == 1 && strcontains(output.orcheo_env, "--secret-id '${aws_secretsmanager_secret.admin[0].arn}'")
+    error_message = "its password is in a secret of its own"
   }
 
   assert {

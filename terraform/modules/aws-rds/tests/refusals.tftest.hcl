@@ -69,14 +69,54 @@ run "instance_class_no_db" {
   expect_failures = [var.instance_class]
 }
 
-run "database_name_hyphen" {
+run "replica_without_a_password_of_its_own" {
   command = plan
 
   variables {
-    database_name = "orcheo-db"
+    read_replica_count = 1
   }
 
-  expect_failures = [var.database_name]
+  expect_failures = [var.admin_password]
+}
+
+run "blue_green_without_a_password_of_its_own" {
+  command = plan
+
+  variables {
+    blue_green_ready = true
+  }
+
+  expect_failures = [var.admin_password]
+}
+
+run "admin_password_short" {
+  command = plan
+
+  variables {
+    admin_password = "short"
+  }
+
+  expect_failures = [var.admin_password]
+}
+
+run "admin_password_version_zero" {
+  command = plan
+
+  variables {
+    admin_password_version = 0
+  }
+
+  expect_failures = [var.admin_password_version]
+}
+
+run "final_snapshot_name_hyphens" {
+  command = plan
+
+  variables {
+    final_snapshot_name = "a--b"
+  }
+
+  expect_failures = [var.final_snapshot_name]
 }
 
 run "admin_username_reserved" {
@@ -204,6 +244,7 @@ run "read_replica_count_many" {
 
   variables {
     read_replica_count = 16
+    admin_password     = "0123456789abcdef0123456789abcdef"
   }
 
   expect_failures = [var.read_replica_count]
@@ -314,6 +355,7 @@ run "replicas_without_backups" {
 
   variables {
     read_replica_count    = 1
+    admin_password        = "0123456789abcdef0123456789abcdef"
     backup_retention_days = 0
   }
 

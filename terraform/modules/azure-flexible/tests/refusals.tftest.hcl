@@ -72,16 +72,6 @@ run "instance_class_no_tier" {
   expect_failures = [var.instance_class]
 }
 
-run "database_name_hyphen" {
-  command = plan
-
-  variables {
-    database_name = "orcheo-db"
-  }
-
-  expect_failures = [var.database_name]
-}
-
 run "admin_username_reserved" {
   command = plan
 

@@ -91,16 +91,6 @@ run "edition_without_its_machine" {
   expect_failures = [var.edition]
 }
 
-run "database_name_hyphen" {
-  command = plan
-
-  variables {
-    database_name = "orcheo-db"
-  }
-
-  expect_failures = [var.database_name]
-}
-
 run "admin_username_reserved" {
   command = plan
 
