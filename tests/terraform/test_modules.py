@@ -94,3 +94,18 @@ def test_no_other_provider_is_used(terraform: Terraform):
         for source in re.findall(r'source\s*=\s*"(hashicorp/\w+)"', file.read_text())
     }
     assert sources == {"hashicorp/aws", "hashicorp/google", "hashicorp/azurerm"}
+
+
+def test_what_holds_the_rows_is_not_terraforms_to_destroy():
+    """RDS and Cloud SQL refuse it themselves (deletion_protection); Azure's lock goes before the server, so Terraform has to refuse."""
+    server = (
+        (ROOT / "terraform/modules/azure-flexible/main.tf")
+        .read_text()
+        .split('resource "azurerm_postgresql_flexible_server" "this"')[1]
+    )
+    assert "prevent_destroy = true" in server.split("\nresource ")[0]
+    for module, line in (
+        ("aws-rds", "deletion_protection       = var.deletion_protection"),
+        ("gcp-cloudsql", "deletion_protection = var.deletion_protection"),
+    ):
+        assert line in (ROOT / f"terraform/modules/{module}/main.tf").read_text()

@@ -7,6 +7,9 @@ mock_provider "aws" {
 variables {
   vpc_id     = "vpc-0a"
   subnet_ids = ["subnet-a", "subnet-b"]
+
+  # Used by replicas and blue/green alone; of an ephemeral variable that is left out `terraform test` says that it must be set.
+  admin_password = "0123456789abcdef0123456789abcdef"
 }
 
 run "defaults" {
@@ -122,7 +125,6 @@ run "high_availability_and_replicas" {
     high_availability  = true
     read_replica_count = 2
     blue_green_ready   = true
-    admin_password     = "0123456789abcdef0123456789abcdef"
     kms_key_arn        = "arn:aws:kms:eu-central-1:123456789012:key/1"
   }
 
