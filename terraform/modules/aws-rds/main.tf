@@ -245,7 +245,7 @@ resource "aws_secretsmanager_secret" "admin" {
   #checkov:skip=CKV2_AWS_57:RDS can't rotate it beside replicas; a new one comes by admin_password_version
   count = local.own_password ? 1 : 0
 
-  name                    = "${var.name}-admin"
+  name_prefix             = "${var.name}-admin-" # the name of one that is being deleted is taken for 30 days
   description             = "The administrator of ${var.name}"
   kms_key_id              = local.kms_key_arn
   recovery_window_in_days = 30
