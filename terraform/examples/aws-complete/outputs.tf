@@ -22,3 +22,8 @@ output "orcheo_env" {
   description = "For `make up TARGET=external`: eval \"$(terraform output -raw orcheo_env)\""
   value       = module.database.orcheo_env
 }
+
+output "admin_secret" {
+  description = "ARN of the secret with the administrator's password."
+  value       = module.database.admin_secret
+}
