@@ -57,7 +57,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     (place / "play.yml").write_text(
         yaml.safe_dump([{"hosts": "all", "gather_facts": False, "connection": "local", "tasks": tasks}])
     )
-    own = {
+    own: dict[str, dict[str, Any]] = {
         name: {"made_up": list(each["facts"]), "pgbouncer_policy": {"stdout": each["policy"]}}
         for name, each in HOSTS.items()
     }
