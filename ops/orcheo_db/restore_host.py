@@ -25,7 +25,6 @@ from orcheo_db.targets.host import HostTarget, last_line
 ROOM = "/var/lib/orcheo-restore"  # on the repository host, where that isn't the database's: roles/pgbackrest makes it
 VOLUME = "/var/lib/postgresql"
 CLUSTER = "/opt/orcheo-db/bin/orcheo-db-cluster"
-INIT = "/opt/orcheo-db/bin/orcheo-db-init"
 TAR = ("tar", "--create", "--file=-", "--sparse")
 SAYS = "orcheo-db: "
 
@@ -225,7 +224,7 @@ def _initialize(target: HostTarget) -> None:
         CheckFailed: it failed, in its own words.
     """
     with step("Bringing the schema up to date"):
-        done = target.initialize([INIT])
+        done = target.initialize()
     if done.code != 0:
         raise CheckFailed(f"the init job failed: {last_line(done.stderr)}")
 

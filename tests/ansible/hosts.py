@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -108,15 +109,19 @@ class Site:
 
     def play(self, playbook: str, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a playbook."""
+        done = subprocess.run(**self.call(playbook, *options), capture_output=True, text=True)
+        assert not check or done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+        return done
+
+    def call(self, playbook: str, *options: str) -> dict[str, Any]:
+        """What subprocess is given for a playbook."""
         argv = [str(tools.ansible()), "-i", str(self.write()), f"playbooks/{playbook}.yml", *options]
         env = os.environ | {
             "ANSIBLE_CONFIG": str(ROOT / "ansible" / "ansible.cfg"),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_HOST_KEY_CHECKING": "false",
         }
-        done = subprocess.run(argv, cwd=ROOT / "ansible", env=env, capture_output=True, text=True)
-        assert not check or done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-        return done
+        return {"args": argv, "cwd": ROOT / "ansible", "env": env}
 
 
 @contextlib.contextmanager

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import tools
 from tests.ansible.hosts import PARTS, Site, site
 from tests.ansible.load import assert_nobody_noticed, under_load
 from tests.ansible.test_site import changed
-from tests.conftest import ROOT, Installation
+from tests.conftest import Installation
 
 pytestmark = pytest.mark.slow
 WAIT_SECONDS = 400
@@ -48,11 +47,8 @@ def sql(old: Site, query: str) -> str:
 
 def cut_off(old: Site, *options: str) -> None:
     """Begin the upgrade, and kill it behind its point of no return."""
-    argv = [str(tools.ansible()), "-i", str(old.write()), "playbooks/upgrade-major.yml", *options]
-    env = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible" / "ansible.cfg"), "ANSIBLE_HOST_KEY_CHECKING": "false"}
-    process = subprocess.Popen(
-        argv, cwd=ROOT / "ansible", env=env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True
-    )
+    call = old.call("upgrade-major", *options)
+    process = subprocess.Popen(**call, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         while old.hosts["old"].run(f"test -e {MARKER}", check=False).returncode != 0:
             assert process.poll() is None, "it ended before"

@@ -8,14 +8,13 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests import tools
 from tests.ansible.hosts import Site
 from tests.conftest import Installation
-from tests.migrate.sources import history
+from tests.migrate.whole import there_and_back
 
 
 def changed(output: str) -> dict[str, int]:
@@ -92,23 +91,7 @@ def test_secrets_come_from_ansible_vault_where_this_machine_has_none(one: Site, 
 
 @pytest.mark.slow
 def test_a_migration_there_and_back(one: Site, host: Installation, tmp_path: Path):
-    directory = tmp_path / "data"
-    history(directory, 40)
-    host.extra["ORCHEO_VAULT_ENCRYPTION_KEY"] = "a-key-of-the-old-installation-0123456789"
-
-    def migrate(command: str, *more: str) -> Any:
-        return host.ok("migrate", command, str(directory), *more, "--json").json
-
-    try:
-        assert migrate("run")["rows"] >= 240
-        found = migrate("verify")
-        assert found["ok"] and found["app"]["seen"]
-        cut = migrate("cutover")
-        assert cut["downtime_seconds"] > 0 and "pgbouncer:6432" in Path(cut["environment"]).read_text()
-        rolled = migrate("rollback", "--to", str(tmp_path / "back"))
-        assert sum(rolled["rows"].values()) >= 240 and (tmp_path / "back" / "workflows.sqlite").is_file()
-    finally:
-        host.extra.pop("ORCHEO_VAULT_ENCRYPTION_KEY")
+    there_and_back(host, tmp_path, "pgbouncer:6432")
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -19,7 +18,7 @@ from orcheo_db.cluster.volume import RESTORING
 from tests.conftest import PROGRAM, ROOT, Installation
 from tests.k8s.control import Control
 from tests.migrate.conftest import KEPT
-from tests.migrate.sources import history
+from tests.migrate.whole import there_and_back
 
 pytestmark = pytest.mark.disruptive
 
@@ -237,25 +236,7 @@ def empty(own: Installation) -> None:
 
 
 def test_migration_there_and_back(own: Installation, control: Control, empty: None, tmp_path: Path):
-    directory = tmp_path / "data"
-    history(directory, 40)
-    key = "a-key-of-the-old-installation-0123456789"
-    own.extra["ORCHEO_VAULT_ENCRYPTION_KEY"] = key
-
-    def migrate(command: str, *more: str) -> Any:
-        return own.ok("migrate", command, str(directory), *more, "--json").json
-
-    try:
-        assert migrate("run")["rows"] >= 240
-        found = migrate("verify")
-        assert found["ok"] and found["app"]["seen"]
-        cut = migrate("cutover")
-        assert cut["downtime_seconds"] > 0
-        assert "pgbouncer.orcheo.svc:6432" in Path(cut["environment"]).read_text()
-        rolled = migrate("rollback", "--to", str(tmp_path / "back"))
-        assert sum(rolled["rows"].values()) >= 240 and (tmp_path / "back" / "workflows.sqlite").is_file()
-    finally:
-        own.extra.pop("ORCHEO_VAULT_ENCRYPTION_KEY")
+    there_and_back(own, tmp_path, "pgbouncer.orcheo.svc:6432")
     # The app is stopped now, as the rollback says; started again by an apply.
     ran = own.run("status", "--json")
     assert ran.code == 1 and "scaled to 0" in ran.message and "kubectl apply" in ran.message

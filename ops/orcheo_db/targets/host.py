@@ -144,16 +144,19 @@ class HostTarget(Target):
         if done.code != 0:
             raise CheckFailed(f"{service} did not {word}: {last_line(done.stderr)}")
 
-    def initialize(self, argv: Sequence[str]) -> Result:
+    def initialize(self) -> Result:
         """Run the init job, on the host of group `bootstrap`, as its user."""
-        return run(self.ssh("bootstrap", "-n"), shlex.join(["sudo", "-n", "-u", "orcheo-db", "--", *argv]))
+        return self._init((), "", {})
 
     def as_init(self, argv: Sequence[str], told: str, environment: Mapping[str, str]) -> Result:
         """Run a command of the toolkit (python -m …) as the init job runs: its user, Orcheo's packages, its secrets and environment (and this one)."""
         if tuple(argv[:2]) != ("python", "-m"):
             raise ValueError(f"not a module of the toolkit: {argv[0]}")
-        given = ["env", *(f"{key}={value}" for key, value in environment.items())]
-        words = ["sudo", "-n", "-u", "orcheo-db", "--", *given, INIT, *argv[2:]]
+        return self._init(argv[2:], told, environment)
+
+    def _init(self, arguments: Sequence[str], told: str, environment: Mapping[str, str]) -> Result:
+        given = (f"{key}={value}" for key, value in environment.items())
+        words = ["sudo", "-n", "-u", "orcheo-db", "--", "env", *given, INIT, *arguments]
         return run(self.ssh("bootstrap"), shlex.join(words), told)
 
     def psql(self, role: str, *, direct: bool, interactive: bool, arguments: Sequence[str]) -> int:

@@ -1,7 +1,7 @@
 """Azure Database for PostgreSQL 17, flexible server: server parameters.
 
-From Azure's list of server parameters (azure-databases-docs, param-17-*.md); a real subscription was not at hand, so what is read-only there, or may be, is left to the service. Each
-parameter's unit is pg_settings', each boolean on or off.
+From Azure's list of server parameters (azure-databases-docs, param-17-*.md); a real subscription was not at hand, so what is read-only there, or may
+be, is left to the service. Each parameter's unit is pg_settings', each boolean on or off.
 """
 
 from __future__ import annotations

@@ -23,9 +23,9 @@ def fit(service: Service, size: Size, spec: Spec) -> Fitted:
     parameters: list[Parameter] = []
     others: list[Other] = []
     settings = postgresql_settings(size, spec)
-    room = machine(service, size).memory
+    found = machine(service, size)
     for setting in settings:
-        for each in _one(service, room, setting.name, setting.value, setting.reason):
+        for each in _one(service, found.memory, setting.name, setting.value, setting.reason):
             (parameters if isinstance(each, Parameter) else others).append(each)  # type: ignore[arg-type]
     parameters += [Parameter(name, value, restart, why) for name, (value, why, restart) in service.extra.items()]
     _make_room(service, parameters, others, {setting.name: setting.value for setting in settings})
@@ -33,7 +33,7 @@ def fit(service: Service, size: Size, spec: Spec) -> Fitted:
         names = ",".join(sorted(name.upper() for name in spec.database.extensions))
         parameters.append(Parameter(service.extensions, names, False, "the extensions that bootstrap makes"))
     storage = service.storage_gb.get(size.name, STORAGE_GB)
-    return Fitted(service, machine(service, size), storage, tuple(parameters), tuple(others))
+    return Fitted(service, found, storage, tuple(parameters), tuple(others))
 
 
 def _make_room(service: Service, parameters: list[Parameter], others: list[Other], meant: dict[str, str]) -> None:
@@ -87,12 +87,8 @@ def _one(service: Service, memory: int, name: str, value: str, reason: str) -> I
         most = int(memory * service.shares[name]) // 8192
         if int(converted) > most:
             converted = str(most)
-            yield Other(
-                name,
-                meant,
-                converted,
-                f"{service.title} takes at most {service.shares[name]:.0%} of the machine's memory",
-            )
+            why = f"{service.title} takes at most {service.shares[name]:.0%} of the machine's memory"
+            yield Other(name, meant, converted, why)
     if name in catalogue.BOOLEANS:
         converted = service.on_off[0 if converted in ("on", "true", "yes", "1") else 1]
     yield Parameter(
