@@ -39,6 +39,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--naive-timestamps", "naive", default="UTC", show_default=True, metavar="ZONE", help="The zone of timestamps that name none."),
         click.option("--attachments", "attachments", multiple=True, type=click.Path(path_type=Path), help="Where chat attachments' files are, beside their noted places."),
         click.option("--work", type=click.Path(path_type=Path), help="Where snapshots are kept. Default: in the state directory."),
+        click.option("--source", metavar="NAME", help="How the target names the source, where that was moved or its machine renamed since."),
         click.argument("directory", metavar="SQLITE_DIR", type=click.Path(path_type=Path)),
     ):  # fmt: skip
         function = option(function)
@@ -58,12 +59,13 @@ def plan_(
     context: Context,
     directory: Path,
     work: Path | None,
+    source: str | None,
     attachments: tuple[Path, ...],
     naive: str,
     workspace: str | None,
 ) -> None:
     """What is in SQLITE_DIR and what a migration would meet. Reads only. Exit code 1: something wants a decision."""
-    del work
+    del work, source
     options = _chosen(naive, attachments)
     days = context.spec().app.chatkit_retention_days
     with _bar("Reading") as shown, _readable():
@@ -116,10 +118,10 @@ def _show_plan(found: dict[str, Any]) -> None:
 @click.option("--strict", is_flag=True, help="Stop at the first value that PostgreSQL can't hold as it is.")
 @pass_context
 def run_(
-    context: Context, directory: Path, work: Path | None, attachments: tuple[Path, ...], naive: str, workspace: str | None, strict: bool
+    context: Context, directory: Path, work: Path | None, source: str | None, attachments: tuple[Path, ...], naive: str, workspace: str | None, strict: bool
 ) -> None:  # fmt: skip
     """Copy all of SQLITE_DIR into the (empty) database, while the old app goes on. Run again it goes on, or brings what has changed."""
-    target, place = _place(context, work)
+    target, place = _place(context, work, source)
     with exclusive(target.store), _bar("Copying") as shown:
         found = operations.migrate(
             place, directory.expanduser(), _chosen(naive, attachments, strict=strict), workspace, _shown(shown)
@@ -158,9 +160,11 @@ def _kept(found: dict[str, Any]) -> list[str]:
 @migrate_group.command("verify", cls=Command)
 @_options
 @pass_context
-def verify_(context: Context, directory: Path, work: Path | None, attachments: tuple[Path, ...], naive: str) -> None:
+def verify_(
+    context: Context, directory: Path, work: Path | None, source: str | None, attachments: tuple[Path, ...], naive: str
+) -> None:
     """Compare every row in the database with what was copied, and ask the real app's stores for theirs. Exit code 1: something differs."""
-    target, place = _place(context, work)
+    target, place = _place(context, work, source)
     with exclusive(target.store):
         with _bar("Comparing") as shown:
             found = operations.verify(place, directory.expanduser(), _chosen(naive, attachments), _shown(shown))
@@ -210,10 +214,16 @@ def _stack(target: Target) -> ComposeTarget:
 @click.option("--force", is_flag=True, help="Go on although a process has a file open (you know that it only reads).")
 @pass_context
 def cutover_(
-    context: Context, directory: Path, work: Path | None, attachments: tuple[Path, ...], naive: str, force: bool
+    context: Context,
+    directory: Path,
+    work: Path | None,
+    source: str | None,
+    attachments: tuple[Path, ...],
+    naive: str,
+    force: bool,
 ) -> None:
     """With the old app stopped: bring what changed since the copy, verify it, write the new app's environment. Says the seconds that took."""
-    target, place = _place(context, work)
+    target, place = _place(context, work, source)
 
     def finish(given: dict[str, str]) -> Path:
         return _environment(target, given)
@@ -268,17 +278,28 @@ def _environment(target: Target, given: dict[str, str]) -> Path:
 )
 @pass_context
 def rollback_(
-    context: Context, directory: Path, work: Path | None, attachments: tuple[Path, ...], naive: str, to: Path | None
+    context: Context,
+    directory: Path,
+    work: Path | None,
+    source: str | None,
+    attachments: tuple[Path, ...],
+    naive: str,
+    to: Path | None,
 ) -> None:
     """Write PostgreSQL's present rows into SQLite files of the release that they came from. SQLITE_DIR itself is only read."""
-    target, place = _place(context, work)
+    target, place = _place(context, work, source)
     directory = directory.expanduser()
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     to = (to or directory.resolve().with_name(f"{directory.resolve().name}-rollback-{stamp}")).expanduser().absolute()
     with exclusive(target.store), _stopped(target), _bar("Comparing") as shown:
         found = operations.rollback(place, directory, to, _chosen(naive, attachments), _shown(shown))
     lines = [
-        f"{sum(found['rows'].values())} rows are in {to} and equal to PostgreSQL's ({found['seconds']} s). The app here is stopped."
+        f"{sum(found['rows'].values())} rows are in {to} and equal to PostgreSQL's ({found['seconds']} s)."
+        + (
+            " The app here is stopped."
+            if target.with_app
+            else " What an app writes to PostgreSQL from now on is not in them."
+        )
     ]
     lines += [
         f"  the old release has no place for {count} x {name} (in {to}/left-behind.jsonl, and in PostgreSQL)"
@@ -301,11 +322,11 @@ def _stopped(target: Target) -> Iterator[None]:
         yield
 
 
-def _place(context: Context, work: Path | None) -> tuple[Target, Place]:
+def _place(context: Context, work: Path | None, source: str | None) -> tuple[Target, Place]:
     target = context.target()
     target.store.installation_id()  # says so where there is none
     return target, Place(
-        target.dsn("orcheo_admin", direct=True), (work or target.store.path / DIRECTORY).expanduser().absolute()
+        target.dsn("orcheo_admin", direct=True), (work or target.store.path / DIRECTORY).expanduser().absolute(), source
     )
 
 

@@ -6,15 +6,17 @@ import io
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from orcheo_db.migrate import back, state
+from orcheo_db.migrate import back, state, text
 from orcheo_db.migrate.back import Back, Writer
 from orcheo_db.migrate.convert import Converted, Converter, Kept
+from orcheo_db.migrate.layout import BY_NAME
 from orcheo_db.migrate.state import State
 from orcheo_db.migrate.text import MARK
 from tests.unit.migrate_files import BRIDGE, DAY, OLD, Rows, Way, install, jsonb, seen, timestamptz
@@ -241,12 +243,19 @@ def test_a_row_that_the_app_wrote_reads_as_the_old_release_writes_it(trip: Trip)
         "execution_id": "n", "workflow_id": "w", "workspace_id": LIVE, "inputs": f'{{"a": "{MARK}\u2400", "n": "{MARK}#NaN"}}', "tags": "[]",
         "started_at": "2026-01-01 00:00:00.5+00", "status": f"a{MARK}\u2400",
     }  # fmt: skip
-    found = trip.home("execution_history", there, [])
+    kept = [Kept(column, None, b"was", "text", text.NUL) for column in ("inputs", "status")]
+    found = trip.home("execution_history", there, kept)  # changed since: the app has added to what was there
     assert json.loads(found["inputs"])["a"] == "\x00" and math.isnan(json.loads(found["inputs"])["n"])
     assert (
         found["started_at"] == "2026-01-01T00:00:00.500000+00:00"
         and found["status"] == "a\x00"
         and found["completed_at"] is None
+    )
+    found = trip.home(
+        "execution_history", there, []
+    )  # a row that the migration has not touched: it is the app's own text
+    assert (
+        json.loads(found["inputs"]) == {"a": f"{MARK}\u2400", "n": f"{MARK}#NaN"} and found["status"] == there["status"]
     )
 
 
@@ -300,7 +309,7 @@ def test_what_the_old_release_has_no_place_for_is_left_behind_and_said(tmp_path:
     ],
 )  # fmt: skip
 def test_a_value_for_sqlite(kind: str, value: Any, shown: Any) -> None:
-    assert back._back(kind, value, sqlite_times=False, zone=False) == shown
+    assert back._back(kind, value, sqlite_times=False, zone=False, escaped=True) == shown
 
 
 def test_the_vault_s_key_goes_with_the_files(tmp_path: Path) -> None:
@@ -312,3 +321,36 @@ def test_the_vault_s_key_goes_with_the_files(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "vault.key").read_text() == "key" and (
         tmp_path / "out" / "vault.key"
     ).stat().st_mode & 0o777 == 0o600
+
+
+def test_an_attachment_with_a_name_that_no_file_can_have() -> None:
+    assert back.file_name("k", "a/b\x00.png") == "k_a_b_.png"
+    long = back.file_name("k", "\u00e4" * 250 + ".png")
+    assert len(long.encode()) <= 255 and long.startswith("k_\u00e4") and long.endswith("\u00e4.png")
+    assert len(back.file_name("k", "x" * 250 + "." + "y" * 90).encode()) == 255
+
+
+@pytest.mark.parametrize(
+    ("release", "seen", "more", "less"),
+    [
+        ("0.15", [], set(), {"handle", "workspace_id"}),
+        ("0.15", ["name", "id"], set(), {"handle"}),
+        (
+            "0.15",
+            ["name", "handle", "draft_access"],
+            {"handle", "draft_access", "slug"},
+            {"workspace_id", "share_url"},
+        ),  # 0.24 to 0.33
+        ("0.34", [], {"handle", "workspace_id", "share_url"}, {"colour"}),
+        ("0.34", ["name"], {"workspace_id"}, {"colour"}),
+        ("0.34", ["name", "workspace_id"], {"workspace_id", "slug"}, {"share_url"}),  # a bridge release with fewer keys
+    ],
+)
+def test_what_the_sources_own_rows_have_is_never_taken_from_them(
+    release: str, seen: list[str], more: set[str], less: set[str]
+) -> None:
+    found: Any = SimpleNamespace(release=release, report={"keys": {"workflows": seen}})
+    keys = back.allowed(BY_NAME["workflows"], found)
+    assert keys >= more | {"id", "name"} and not keys & less
+    found.report = {}
+    assert back.allowed(BY_NAME["workflows"], found) == BY_NAME["workflows"].kept[release]

@@ -163,15 +163,18 @@ def test_what_counts_as_lossy() -> None:
 def test_rows_are_sent_when_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[tuple[str, int]] = []
     monkeypatch.setattr(Writer, "_send", lambda self, table, rows: sent.append((table, len(rows))))
-    writer = Writer(None, None, None, upsert=False)  # type: ignore[arg-type]
+    originals: list[Any] = []
+    monkeypatch.setattr(sync, "keep", lambda conn, task, kept: originals.append(list(kept)))
+    writer = Writer(None, Task("child", 0, False), None, None, upsert=False)  # type: ignore[arg-type]
     monkeypatch.setattr(sync, "FLUSH_BYTES", 10)
     kept = Kept("a", None, b"123", "text", "NUL")
     writer.add(7, ("k",), Converted([("parent", ("1234", None)), ("child", (b"12",))], [kept]))
     assert sent == [] and writer.bytes == 9
     writer.add(8, ("l",), Converted([("parent", ("12", None))]))
     assert sent == [("parent", 2), ("child", 1)]  # parents before what belongs to them
+    assert originals == [[(7, ["k"], kept)]] and writer.kept == []  # in the same transaction, and no longer in memory
     writer.flush()
-    assert len(sent) == 2 and writer.kept == [(7, ["k"], kept)]
+    assert len(sent) == 2 and originals[1:] == [[]]
 
 
 def test_strict_stops_at_what_is_lost_and_at_nothing_else() -> None:
@@ -329,7 +332,12 @@ def test_options_that_rows_depend_on_hold() -> None:
     assert (kept.moment, kept.strict, kept.attachments) == ("first", True, (Path("/a"),))
     with pytest.raises(UserError, match="begun with --naive-timestamps UTC, and Europe/Zurich is asked for now"):
         run.options_of(begun(), given)
-    assert run.settings(given) == {"naive": "Europe/Zurich", "moment": "later"}
+    assert run.settings(given) == {"naive": "Europe/Zurich", "moment": "later", "attachments": ["/a"]}
+    noted = begun(options={"naive": "Europe/Zurich", "moment": "first", "attachments": ["/b", "/a"]})
+    assert run.options_of(noted, given).attachments == (
+        Path("/b"),
+        Path("/a"),
+    )  # given once, it counts for every later command
     assert str(run.zone("utc")) == "UTC" and str(run.zone("Asia/Kathmandu")) == "Asia/Kathmandu"
     for wrong in ("Mars", "", "../etc/passwd", "/etc/passwd"):
         with pytest.raises(UserError, match="no such time zone"):

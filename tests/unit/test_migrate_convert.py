@@ -119,7 +119,7 @@ def test_what_becomes_of_a_value(
     [
         ("inputs", '{"a": 1.10, "b": 123456789012345678901234567890, "c": "ä"}', None), ("inputs", "null", None), ("run_name", None, None),
         ("run_name", "", None), ("run_name", "ä \U0001f600", None), ("completed_at", None, None), ("completed_at", DAY, None),
-        ("run_name", MARK, MARK + MARK), ("inputs", f'"{MARK}"', f'"{MARK}{MARK}"'), ("inputs", "1e5", "100000.0"),
+        ("inputs", "1e5", "100000.0"),
     ],
 )  # fmt: skip
 def test_a_good_value_leaves_nothing_behind(tmp_path: Path, column: str, value: Any, shown: str | None) -> None:

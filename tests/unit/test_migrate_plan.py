@@ -69,7 +69,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def scan(source: Source, decided: Home, options: Options) -> Iterator[tuple[str, Scan]]:
         module._converters.clear()
-        module._initialise(source, decided, options)
+        module._initialise(source, decided, options, frozenset())
         for table in source.tables:
             if table.name not in COUNTERS:
                 for lo in (-(2**61), 0, 2, 4):

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.migrate import source
-from orcheo_db.migrate.source import copy, look, needs_copy, opened, snapshot
+from orcheo_db.migrate.source import copy, keys, look, needs_copy, opened, schema, snapshot
 from tests.unit.migrate_files import add, fingerprint, install
 
 FILE = "workflows.sqlite"
@@ -214,7 +215,8 @@ def test_a_damaged_file_is_said(tmp_path: Path) -> None:
 def test_a_file_that_never_holds_still_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, {"workflows": ROWS}, files=[FILE])
     stamps = iter(range(99))
-    monkeypatch.setattr(source, "_stamp", lambda path: (0, next(stamps)))
+    monkeypatch.setattr(source, "stamp", lambda path: ((0, next(stamps)),))
+    monkeypatch.setattr(source, "LOCKED_BYTES", 0)
     monkeypatch.setattr("time.sleep", lambda _: None)
     with pytest.raises(CheckFailed, match=f"{FILE} changed at each of 5 tries to copy it: stop the old app first"):
         copy(tmp_path / FILE, tmp_path / "copy.sqlite")
@@ -253,10 +255,10 @@ def test_a_writer_that_comes_while_a_quiet_file_is_copied(tmp_path: Path, monkey
     with closing(sqlite3.connect(tmp_path / FILE)) as conn:
         conn.execute("PRAGMA journal_mode = WAL")
     come: list[sqlite3.Connection] = []
-    enter = source.opened.__enter__
+    connect = source.connect
 
-    def opened_and_then(self: Any) -> sqlite3.Connection:
-        reading = enter(self)
+    def connect_and_then(path: Path) -> sqlite3.Connection:
+        reading = connect(path)
         reading.execute(
             "SELECT count(*), sum(length(payload)) FROM workflows"
         ).fetchone()  # some pages are in its memory
@@ -267,7 +269,97 @@ def test_a_writer_that_comes_while_a_quiet_file_is_copied(tmp_path: Path, monkey
         come[0].execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return reading
 
-    monkeypatch.setattr(source.opened, "__enter__", opened_and_then)
+    monkeypatch.setattr(source, "connect", connect_and_then)
     copy(tmp_path / FILE, tmp_path / "copy.sqlite")
     come[0].close()
     assert count(tmp_path / "copy.sqlite") == sum(row["id"] <= "w3" for row in ROWS)
+
+
+@pytest.mark.parametrize("mode", ["WAL", "DELETE"])
+def test_beside_an_app_that_opens_the_file_for_each_write(tmp_path: Path, mode: str) -> None:
+    """As the old releases do: between two writes nobody has it open, and each end of a writer works its WAL in."""
+    directory = tmp_path / "orcheo"
+    install(
+        directory,
+        {"workflows": [*ROWS, *({"id": f"more{i}", "payload": f'{{"x": "{i * 7:0>20000}"}}'} for i in range(300))]},
+        files=[FILE],
+    )
+    with closing(sqlite3.connect(directory / FILE)) as conn:
+        conn.execute(f"PRAGMA journal_mode = {mode}").fetchone()
+    stop, wrote, failed = threading.Event(), [0], list[BaseException]()
+
+    def app() -> None:
+        try:
+            while not stop.wait(0.003):
+                with closing(sqlite3.connect(directory / FILE, timeout=10)) as conn:
+                    conn.execute(
+                        "UPDATE workflows SET payload = ? WHERE id = ?",
+                        (f'{{"x": "{wrote[0]:0>20000}"}}', f"more{wrote[0] % 300}"),
+                    )
+                    conn.commit()
+                wrote[0] += 1
+        except sqlite3.Error as error:
+            failed.append(error)
+
+    writer = threading.Thread(target=app)
+    writer.start()
+    try:
+        for i in range(8):
+            found = look(directory)
+            taken = snapshot(found, tmp_path / f"snapshot{i}")
+            with opened(taken.directory / FILE) as reading:
+                assert reading.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+                assert reading.execute("SELECT count(*) FROM workflows").fetchone() == (len(ROWS) + 300,)
+            assert schema(found)[FILE]
+    finally:
+        stop.set()
+        writer.join()
+    assert not failed and wrote[0] > 8
+
+
+@pytest.mark.parametrize("ends", [("-wal",), ("-wal", "-shm")])
+def test_a_link_to_a_file_with_a_journal(tmp_path: Path, ends: tuple[str, ...]) -> None:
+    """SQLite keeps the journal beside the file, not beside the link: a process that was killed has left it there."""
+    install(tmp_path / "disk", {"workflows": ROWS[:2]}, files=[FILE])
+    conn = sqlite3.connect(tmp_path / "disk" / FILE)
+    conn.execute("PRAGMA journal_mode = WAL")
+    conn.execute("PRAGMA wal_autocheckpoint = 0")
+    install_rows = [(f"late{i}",) for i in range(7)]
+    conn.execute("CREATE TABLE late (id)")
+    conn.executemany("INSERT INTO late VALUES (?)", install_rows)
+    conn.commit()
+    shutil.copytree(
+        tmp_path / "disk", tmp_path / "killed", ignore=shutil.ignore_patterns(*(() if "-shm" in ends else ("*-shm",)))
+    )
+    conn.close()
+    (tmp_path / "orcheo").mkdir()
+    (tmp_path / "orcheo" / FILE).symlink_to(tmp_path / "killed" / FILE)
+    before = fingerprint(tmp_path / "killed")
+    assert needs_copy(tmp_path / "orcheo" / FILE) == ("-shm" not in ends)
+    found = look(tmp_path / "orcheo")
+    with opened(tmp_path / "orcheo" / FILE) as reading:
+        assert reading.execute("SELECT count(*) FROM late").fetchone() == (7,)
+    taken = snapshot(found, tmp_path / "snapshot")
+    with opened(taken.directory / FILE) as reading:
+        assert reading.execute("SELECT count(*) FROM late").fetchone() == (7,)
+    assert fingerprint(tmp_path / "killed") == before
+    with closing(sqlite3.connect(tmp_path / "killed" / FILE)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        (busy,) = [line for line in _writers_of_this_process(found) if FILE in line][:1]
+        assert "open" in busy
+
+
+def _writers_of_this_process(found: Any) -> list[str]:
+    """`writers` leaves out its own process, and here that is the writer."""
+    asked = subprocess.run(
+        [sys.executable, "-c", f"from pathlib import Path; from orcheo_db.migrate.source import look, writers; print(*writers(look(Path({str(found.origin)!r}))), sep='\\n')"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return asked.stdout.splitlines()
+
+
+def test_keys_of_payloads(tmp_path: Path) -> None:
+    documents = ['{"name": 1, "handle": 2}', b'{"draft_access": {"x": 1}}', "{", '["z"]', '{"n": NaN}']
+    rows: list[dict[str, Any]] = [{"id": f"w{i}", "payload": document} for i, document in enumerate(documents)]
+    install(tmp_path, {"workflows": rows}, files=[FILE])
+    assert keys(look(tmp_path))["workflows"] == ["draft_access", "handle", "name"]

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import sys
+import tracemalloc
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -20,6 +21,7 @@ from orcheo_db.migrate.text import (
     DUPLICATE,
     EPOCH,
     MARK,
+    MARKED,
     NAIVE,
     NEGATIVE_ZERO,
     NO_TIME,
@@ -153,7 +155,7 @@ def _strings(value: Any) -> list[str]:
         (math.nan, {NOT_FINITE}), (math.inf, {NOT_FINITE}), (-math.inf, {NOT_FINITE}), (2**53 + 1, set()), (2**63, set()), (2**200, set()),
         (-(2**200), set()), (1e23, set()), (sys.float_info.max, set()), (-sys.float_info.max, set()), (5e-324, set()),
         (-0.0, {NEGATIVE_ZERO}), (1.0, set()), (1e5, set()), ("a\x00b", {NUL}), ("\ud83d", {SURROGATE}), ("\U0001f600", set()),
-        ("\\u0000 as text", set()), ("NaN", set()), ("", set()), (f"{MARK}#NaN", set()), (f"{MARK}{MARK}\u2400", set()),
+        ("\\u0000 as text", set()), ("NaN", set()), ("", set()), (f"{MARK}#NaN", {MARKED}), (f"{MARK}{MARK}\u2400", {MARKED}),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("form", ["{}", '{{"a": [{}, "NaN"]}}', '{{"a":{}}}'])
@@ -371,3 +373,43 @@ def test_no_value_is_too_strange_for_a_time(value: object) -> None:
         assert reason == NO_TIME
     else:
         assert datetime.fromisoformat(shown).tzinfo == UTC and text.iso(timestamptz(shown)) == shown
+
+
+# --- what the newest app writes knows nothing of escapes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "own",
+    [f"hi {MARK}", MARK, f"{MARK}{MARK}{MARK}", f"a{MARK}\u2400b{MARK}", f"{MARK}#1", f"{MARK}#1, x", f"{MARK}#NaN"],
+)
+def test_a_text_of_the_apps_own_stays_as_it_is(own: str) -> None:
+    document = json.dumps({"a": own, own: 1}, ensure_ascii=False)
+    assert text.there_and_back("text", own, escaped=False) == clean(own)[0]
+    assert json.loads(text.there_and_back("jsonb", document, escaped=False)) == {"a": clean(own)[0], clean(own)[0]: 1}
+
+
+def test_what_no_escape_can_be_is_left_alone_among_escapes() -> None:
+    """A row that the migration had escaped, to which the app added U+FDD0."""
+    assert restore(f"a{MARK}\u2400") == "a\x00" and restore(f"a{MARK}\u2400 {MARK}") == f"a{MARK}\u2400 {MARK}"
+    document = json.dumps({"n": f"{MARK}#NaN", "no": f'{MARK}#1, "x": 2', f"{MARK}#1": 2}, ensure_ascii=False)
+    found = json.loads(from_jsonb(document))
+    assert math.isnan(found.pop("n")) and found == {"no": f'{MARK}#1, "x": 2', f"{MARK}#1": 2}
+
+
+@given(st.text(alphabet=st.sampled_from(["a", MARK, "\u2400", "\ufffd", "d", "8", "3", "#"])), st.booleans())
+def test_there_and_back_is_one_value_for_each(own: str, escaped: bool) -> None:
+    """Two values of the app's never become one on the way to SQLite, whatever they look like."""
+    written = restore(own) if escaped else own
+    assert text.there_and_back("text", own, escaped=escaped) == clean(written)[0]
+    assert written == own or clean(written)[0] == own
+
+
+def test_a_long_string_takes_no_more_than_some_copies_of_it() -> None:
+    """The expression that finds strings remembered every character of one: a hundred times its size."""
+    document = json.dumps({"a": math.nan, "b": "x" * 3_000_000})
+    tracemalloc.start()
+    shown, reasons = to_jsonb(document)
+    from_jsonb(shown)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert reasons == {NOT_FINITE} and peak < 12 * len(document)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,12 +34,14 @@ from orcheo_db.migrate.convert import (
 from orcheo_db.migrate.layout import ARCHIVE, BY_NAME, DERIVED, Table
 from orcheo_db.migrate.source import Source
 from orcheo_db.migrate.state import TARGETS, Catalogue, State
-from orcheo_db.migrate.sync import ROWID
-from orcheo_db.migrate.verify import BY_US, blobs, from_target, normal, originals
+from orcheo_db.migrate.sync import ROWID, size_of
+from orcheo_db.migrate.verify import BY_US, blobs, columns_escaped, from_target, normal, originals
 from orcheo_db.upgrade.tables import COUNTERS
 
 Connection = psycopg.Connection[Any]
-BATCH = 500  # rows read at a time
+BATCH, BATCH_BYTES = 500, 4 * 2**20  # rows worked on at a time, and what they may hold, with what belongs to them
+FETCHED = 20  # rows that a cursor brings at a time: one may hold megabytes
+LONGEST_NAME = 255  # bytes, on every file system of Linux
 LEFT_BEHIND = "left-behind.jsonl"
 
 
@@ -143,24 +146,48 @@ class Writer:
                     sql.SQL(", ").join(selected), sql.Identifier(into), order
                 )
             )
-            while batch := cursor.fetchmany(BATCH):
-                rows = [dict(zip(names, row, strict=True)) for row in batch]
+            for rows in self._batches(known, names, cursor):
                 keys = [self._key(known, row, moved) for row in rows]
                 kept = originals(self.conn, known.name, keys)
                 parts = self._blobs(keys) if known.name == "checkpoints" else {}
-                files = self._contents(rows) if known.name == "chat_attachments" else {}
                 for key, row in zip(keys, rows, strict=True):
                     made = self._one(known, columns, row, types, [one for one in kept.get(key, []) if one.column])
                     if known.name == "checkpoints":
-                        made["checkpoint"] = _joined(key, str(row["checkpoint"]), parts.get(key, {}))
+                        head = str(row["checkpoint"])
+                        if "checkpoint" in columns_escaped(kept.get(key, [])):
+                            head = text.from_jsonb(head)
+                        made["checkpoint"] = _joined(key, head, parts.get(key, {}))
                         made["type"] = "msgpack"
-                    if row.get("id") in files:
-                        self._file(str(row["id"]), str(row["name"]), files[row["id"]])
+                    if known.name == "chat_attachments":
+                        self._file(str(row["id"]), str(row["name"]))
                     yield made
-        query = "SELECT original FROM orcheo_archive.quarantine WHERE tab = %s AND col IS NULL ORDER BY key"
-        for (original,) in self.conn.execute(query, (known.name,)).fetchall():
-            self.done.originals += 1
-            yield from_whole(bytes(original))
+        with self.conn.cursor(name=f"originals_{into}", binary=True) as cursor:
+            cursor.itersize = FETCHED
+            query = "SELECT original FROM orcheo_archive.quarantine WHERE tab = %s AND col IS NULL ORDER BY key"
+            for (original,) in cursor.execute(query, (known.name,)):
+                self.done.originals += 1
+                yield from_whole(bytes(original))
+
+    def _batches(
+        self, known: Table, names: Sequence[str], cursor: psycopg.ServerCursor[Any]
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Rows, so many that they and their blobs can be held at once."""
+        rows: list[dict[str, Any]] = []
+        size = 0
+        while fetched := cursor.fetchmany(FETCHED):
+            made = [dict(zip(names, row, strict=True)) for row in fetched]
+            beside = (
+                self._blob_sizes([self._key(known, row, {}) for row in made]) if known.name == "checkpoints" else {}
+            )
+            for row in made:
+                length = size_of(tuple(row.values())) + beside.get(self._key(known, row, {}), 0)
+                if rows and (size + length > BATCH_BYTES or len(rows) == BATCH):
+                    yield rows
+                    rows, size = [], 0
+                rows.append(row)
+                size += length
+        if rows:
+            yield rows
 
     def _key(
         self, known: Table, row: Mapping[str, Any], moved: Mapping[tuple[str, ...], tuple[str, ...]]
@@ -192,6 +219,7 @@ class Writer:
             if value is not None and known.kept:
                 document[name] = self._known_keys(known, row, name, str(value))
         made: dict[str, Any] = {}
+        escaped = columns_escaped(kept)
         # Of two originals of one column the raw one counts, and what the migration did last says whether the app has changed it.
         ordered = sorted((one for one in kept if one.path is None), key=lambda one: one.reason not in BY_US)
         raw = {one.column: one for one in ordered}
@@ -204,7 +232,13 @@ class Writer:
                 made[name] = unform(original.original, original.form)
                 self.done.originals += 1
             elif to in types:
-                made[name] = _back(types[to], value, sqlite_times=known.sqlite_times, zone=name == "expires_at")
+                made[name] = _back(
+                    types[to],
+                    value,
+                    sqlite_times=known.sqlite_times,
+                    zone=name == "expires_at",
+                    escaped=name in escaped,
+                )
                 if name in known.texts and made[name] is not None:
                     made[name] = text.python_style(made[name])
                 if name in known.blobs and isinstance(made[name], str):  # as the app writes them
@@ -268,11 +302,11 @@ class Writer:
 
     def _known_keys(self, known: Table, row: Mapping[str, Any], column: str, document: str) -> str:
         """Without what the old release's model does not know: it refuses a document with more."""
-        allowed = known.kept[self.state.release]
+        keys = allowed(known, self.state)
         found = loads(document)
-        if not isinstance(found, dict) or set(found) <= allowed:
+        if not isinstance(found, dict) or set(found) <= keys:
             return document
-        for key in sorted(set(found) - allowed):
+        for key in sorted(set(found) - keys):
             value = found.pop(key)
             if (
                 value is not None
@@ -297,18 +331,20 @@ class Writer:
             found.setdefault(tuple(key), {})[channel] = (kind, bytes(blob or b""))
         return found
 
-    def _contents(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
-        query = "SELECT attachment_id, content FROM chat_attachment_blobs WHERE attachment_id = ANY (%s)"
-        return {
-            key: bytes(content)
-            for key, content in self.conn.execute(query, ([str(row["id"]) for row in rows],), binary=True)
-        }
+    def _blob_sizes(self, keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], int]:
+        found: dict[tuple[str, ...], int] = {}
+        for *key, size in blobs(self.conn, keys, "octet_length(b.blob)"):
+            found[tuple(key)] = found.get(tuple(key), 0) + int(size or 0)
+        return found
 
-    def _file(self, key: str, name: str, content: bytes) -> None:
+    def _file(self, key: str, name: str) -> None:
         """An attachment's contents become a file again, where both classes of old releases look for it."""
-        directory = self.out / CHATKIT
-        directory.mkdir(exist_ok=True)
-        (directory / f"{key}_{text.restore(name)}".translate({0: "_", ord("/"): "_"})).write_bytes(content)
+        query = "SELECT content FROM chat_attachment_blobs WHERE attachment_id = %s"
+        found = self.conn.execute(query, (key,), binary=True).fetchone()
+        if found is not None:
+            directory = self.out / CHATKIT
+            directory.mkdir(exist_ok=True)
+            (directory / file_name(key, text.restore(name))).write_bytes(bytes(found[0]))
 
     def _new_tables(self) -> None:
         """Rows of tables that the old release doesn't have: they stay in PostgreSQL, and are said."""
@@ -327,6 +363,25 @@ class Writer:
                     self.left.write(json.dumps({"table": table, "row": json.loads(document)}) + "\n")
 
 
+def file_name(key: str, name: str) -> str:
+    """An attachment's file, ID_NAME; of a name that no file can have so much as fits, with its suffix."""
+    whole = f"{key}_{name}".translate({0: "_", ord("/"): "_"}).encode("utf-8", "surrogateescape")
+    if len(whole) > LONGEST_NAME:
+        suffix = Path(name).suffix.encode("utf-8", "surrogateescape")[-20:]
+        whole = whole[: LONGEST_NAME - len(suffix)] + suffix
+        return whole.decode("utf-8", "ignore")
+    return whole.decode("utf-8", "surrogateescape")
+
+
+def allowed(known: Table, found: State) -> frozenset[str]:
+    """The keys that a payload may have in the old release: its models refuse others.
+
+    What the source's own rows have counts, if that is more than the oldest release's: the releases of one class (`Source.release`) differ.
+    """
+    oldest, seen = known.kept["0.15"], frozenset(found.report.get("keys", {}).get(known.name, ()))
+    return seen | oldest if seen - oldest else known.kept[found.release]
+
+
 def _repeats(row: Mapping[str, Any], key: str, value: Any) -> bool:
     """Whether a payload's key only says again what a column of the row says."""
     return row.get(key) is not None and str(row[key]) == str(value)
@@ -334,7 +389,7 @@ def _repeats(row: Mapping[str, Any], key: str, value: Any) -> bool:
 
 def _joined(key: tuple[str, ...], head: str, blobs: Mapping[str, tuple[str, bytes]]) -> bytes:
     try:
-        return langgraph.join(text.from_jsonb(head), dict(blobs))
+        return langgraph.join(head, dict(blobs))
     except (langgraph.NotSplit, OverflowError) as error:
         raise CheckFailed(
             f"checkpoint {', '.join(key)} can't be written as the old release keeps them ({error}): delete its thread in the app and run it again"
@@ -355,15 +410,18 @@ def _store(value: Any) -> Any:
     return value
 
 
-def _back(kind: str, value: Any, *, sqlite_times: bool, zone: bool) -> Any:  # noqa: PLR0911 - one a type
-    """A value that PostgreSQL gave (as text; bytea as bytes) for SQLite."""
+def _back(kind: str, value: Any, *, sqlite_times: bool, zone: bool, escaped: bool) -> Any:  # noqa: PLR0911 - one a type
+    """A value that PostgreSQL gave (as text; bytea as bytes) for SQLite.
+
+    escaped: it may hold what stands for characters that PostgreSQL can't; else whatever looks like that is the app's own.
+    """
     if value is None:
         return None
     match kind:
         case "bytea":
             return bytes(value)
         case "jsonb":
-            return text.from_jsonb(str(value))
+            return text.from_jsonb(str(value)) if escaped else str(value)
         case "timestamp with time zone":
             return text.from_timestamp(str(value), sqlite_style=sqlite_times, zone=zone)
         case "boolean":
@@ -371,7 +429,32 @@ def _back(kind: str, value: Any, *, sqlite_times: bool, zone: bool) -> Any:  # n
         case "integer" | "bigint" | "smallint":
             return int(value)
         case _:
-            return text.restore(str(value))
+            return text.restore(str(value)) if escaped else str(value)
+
+
+def settle(directory: Path) -> None:
+    """Have everything in a directory on the disk, before the target notes that it is there."""
+    for place, _, files in os.walk(directory):
+        for name in files:
+            sync(Path(place) / name)
+        sync(Path(place))
+
+
+def sync(path: Path) -> None:
+    """fsync a file or a directory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# pg_stat_activity shows a session's state to its own role alone; locks are everybody's to see.
+_AT_WORK = """
+SELECT a.pid, a.application_name, bool_or(NOT l.granted) FROM pg_stat_activity a JOIN pg_locks l USING (pid)
+ WHERE a.datname = current_database() AND a.usename = ANY (%s) AND l.relation = ANY (%s::regclass[]) AND l.database = a.datid
+ GROUP BY a.pid, a.application_name ORDER BY a.pid
+"""
 
 
 def quiet(conn: Connection) -> None:
@@ -380,16 +463,28 @@ def quiet(conn: Connection) -> None:
     Raises:
         UserError: somebody does.
     """
-    query = """
-        SELECT pid, application_name, client_addr::text FROM pg_stat_activity
-         WHERE datname = current_database() AND usename = ANY (%s) AND state <> 'idle' ORDER BY pid
-    """
-    busy = conn.execute(query, (list(APP_LOGINS),)).fetchall()
-    if busy:
-        pid, name, address = busy[0]
+    for pid, name, _ in _at_work(conn):
         raise UserError(
-            f"the app still works on the database (server process {pid}, {name or 'no name'} from {address}): stop it first. Nothing was changed."
+            f"the app still works on the database (server process {pid}, {name or 'no name'}): stop it first. Nothing was changed."
         )
+
+
+def refuse_waiting(conn: Connection) -> None:
+    """Nobody waits to write as the app, for what it writes would be in PostgreSQL alone.
+
+    Raises:
+        UserError: somebody does.
+    """
+    for pid, name, waits in _at_work(conn):
+        if waits:
+            raise UserError(
+                f"the app writes again (server process {pid}, {name or 'no name'}): stop it and run it again. Nothing was rolled back."
+            )
+
+
+def _at_work(conn: Connection) -> list[tuple[int, str, bool]]:
+    found = conn.execute(_AT_WORK, (list(APP_LOGINS), [f"public.{name}" for name in TARGETS])).fetchall()
+    return [(int(pid), str(name), bool(waits)) for pid, name, waits in found]
 
 
 def lock(conn: Connection) -> None:

@@ -63,13 +63,15 @@ class Away(Exception):
 class Options:
     """What the user decides. naive: the zone of timestamps that name none. moment: stands in for a timestamp that is none.
 
-    attachments: further directories where the attachments' files are looked for.
+    attachments: further directories where the attachments' files are looked for. only_there: and nowhere else, not at their noted places
+    either (for files that a rollback wrote).
     """
 
     naive: tzinfo = UTC
     strict: bool = False
     attachments: Sequence[Path] = ()
     moment: str = ""
+    only_there: bool = False
 
 
 def form(value: object) -> tuple[bytes | None, str]:
@@ -383,25 +385,42 @@ class Converter:
         done.rows.append((ATTACHMENT_BLOBS, (main["id"], content, str(len(content)), checksum, main["created_at"])))
 
     def content(self, place: str, key: str) -> bytes | None:
-        """What an attachment's file holds; None where it is not found.
-
-        The noted path may be another machine's: its longest tail counts. orcheo-backend 0.30.0 forgets the path when a message uses the
-        attachment; the file keeps its name, which begins with the attachment's id.
-        """
-        roots = (*self.options.attachments, self.source.origin)
-        path = Path(place)
-        tries = [path] if path.is_absolute() else []
-        for root in roots if place else ():
-            tries += [root.joinpath(*path.parts[i:]) for i in range(1 if path.is_absolute() else 0, len(path.parts))]
-        for root in roots:
-            for directory in (root / CHATKIT, root):
-                with suppress(OSError, ValueError, NotImplementedError):
-                    tries += sorted(directory.glob(f"{glob.escape(key)}_*"))
-        for file in tries:
+        """What an attachment's file holds; None where it is not found."""
+        for file in self._files(place, key):
             with suppress(OSError, ValueError):  # a name with a NUL is no file's
                 if file.is_file() and file.stat().st_size < LARGEST_FILE:
                     return file.read_bytes()
         return None
+
+    def beside(self, row: Sequence[Any]) -> tuple[int, ...]:
+        """What tells whether something outside of its table has changed for a row: an attachment's file, by its size and time."""
+        if self.table.name != "chat_attachments":
+            return ()
+        place, key = (row[self.columns.index(name)] for name in ("storage_path", "id"))
+        for file in self._files(str(place or ""), str(key)):
+            with suppress(OSError, ValueError):
+                if file.is_file() and (found := file.stat()).st_size < LARGEST_FILE:
+                    return found.st_size, found.st_mtime_ns
+        return (-1,)
+
+    def _files(self, place: str, key: str) -> Iterator[Path]:
+        """Where an attachment's file may be.
+
+        The noted path may be another machine's: its longest tail counts. orcheo-backend 0.30.0 forgets the path when a message uses the
+        attachment; the file keeps its name, which begins with the attachment's id.
+        """
+        roots = self.options.attachments
+        path = Path(place)
+        if not self.options.only_there:
+            roots = (*roots, self.source.origin)
+            if path.is_absolute():
+                yield path
+        for root in roots if place else ():
+            yield from (root.joinpath(*path.parts[i:]) for i in range(1 if path.is_absolute() else 0, len(path.parts)))
+        for root in roots:
+            for directory in (root / CHATKIT, root):
+                with suppress(OSError, ValueError, NotImplementedError):
+                    yield from sorted(directory.glob(f"{glob.escape(key)}_*"))
 
     def _store(self, main: dict[str, Value], done: Converted) -> str:
         prefix, key = str(main["prefix"]), str(main["key"])

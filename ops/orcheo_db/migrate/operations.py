@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -25,7 +26,19 @@ from orcheo_db.migrate.home import Lookup
 from orcheo_db.migrate.layout import BY_NAME, Table
 from orcheo_db.migrate.pool import Pool
 from orcheo_db.migrate.run import Report
-from orcheo_db.migrate.source import Column, Found, Source, look, needs_copy, snapshot, unreadable, writers
+from orcheo_db.migrate.source import (
+    Column,
+    Found,
+    Source,
+    Stamp,
+    keys,
+    look,
+    needs_copy,
+    snapshot,
+    stamp,
+    unreadable,
+    writers,
+)
 from orcheo_db.migrate.state import COPIED, COPYING, CUT_OVER, ROLLED_BACK, State
 from orcheo_db.migrate.sync import Setting
 from orcheo_db.migrate.verify import Check, Compared, surplus
@@ -35,14 +48,23 @@ PAUSE_SECONDS = 5.0  # a PostgreSQL that was killed serves again after some seco
 P = ParamSpec("P")
 R = TypeVar("R")
 SNAPSHOT, FINAL = "snapshot", "final"
+MARKER = ".orcheo-db-migrate"  # in a directory that this toolkit made and may remove
+LATE_SECONDS = 2.0  # in which a write of an app that was not stopped is noticed after a cutover
 
 
 @dataclass(frozen=True)
 class Place:
-    """The target. dsn: its administrator's, direct. work: a directory for snapshots."""
+    """The target. dsn: its administrator's, direct. work: a directory for snapshots.
+
+    source: how the migration names its source, where that is another machine or directory now (`run.identity`).
+    """
 
     dsn: str
     work: Path
+    source: str | None = None
+
+    def name(self, origin: Path) -> str:
+        return run.identity(origin, self.source)
 
 
 def _lasting(function: Callable[P, R]) -> Callable[P, R]:
@@ -61,10 +83,22 @@ def _lasting(function: Callable[P, R]) -> Callable[P, R]:
                 say("the target was lost on the way: trying again")
                 time.sleep(PAUSE_SECONDS)
             except sqlite3.DatabaseError as error:
+                if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                    raise _no_space() from None
                 raise unreadable(error) from None
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise _no_space() from None
+                raise
         raise AssertionError
 
     return work
+
+
+def _no_space() -> CheckFailed:
+    return CheckFailed(
+        "no space left where the files are written: make room, or name another place with --work or --to, and run it again"
+    )
 
 
 @contextmanager
@@ -89,19 +123,20 @@ def migrate(place: Place, directory: Path, options: Options, workspace: str | No
     with _opened(place) as conn:
         state.catalogue(conn)
         before = state.read(conn)
-        state.refuse_others(conn, before, run.identity(original.origin))
+        state.refuse_others(conn, before, place.name(original.origin))
+        directory = _own(place.work / SNAPSHOT, original)
         # Only a copy that was cut off goes on with its snapshot; any other is of an earlier moment, or of another source.
-        if before is None or before.phase == COPIED:
-            shutil.rmtree(place.work / SNAPSHOT, ignore_errors=True)
-        whole = all((place.work / SNAPSHOT / name).is_file() for name in original.files)
-        taken = snapshot(original, place.work / SNAPSHOT)
+        goes_on = before is not None and before.phase == COPYING and _is_of(directory, before)
+        whole = goes_on and all((directory / name).is_file() for name in original.files)
+        taken = snapshot(original, directory if goes_on else _anew(directory))
         source = look(taken.directory, original.origin)
-        found = run.begin(conn, source, original, options, workspace)
+        found = run.begin(conn, source, original, options, workspace, place.name(original.origin))
+        found.report["snapshot"] = (directory / MARKER).read_text(encoding="utf-8")
+        found.report["keys"] = {**found.report.get("keys", {}), **keys(source)}
+        state.write(conn, found)
         chosen = run.options_of(found, options)
         fresh = before is None or (before.phase == COPYING and whole)
         counts = run.copy(place.dsn, conn, source, found, chosen, report, fresh=fresh)
-        if counts["changed"]:
-            conn.execute("UPDATE orcheo_archive.migration SET verified_at = NULL")
         return {
             "source": found.source,
             "release": found.release,
@@ -121,10 +156,10 @@ def verify(place: Place, directory: Path, options: Options, report: Report) -> d
     original = look(directory)
     key = vault.check(original)
     with _opened(place) as conn:
-        found = _found(conn, original)
+        found = _found(conn, original, place)
         if found.phase == COPYING:
             raise UserError("the copy is not finished: run `orcheo-db migrate run` again, it goes on where it was")
-        if not (place.work / SNAPSHOT).is_dir():
+        if not _is_of(place.work / SNAPSHOT, found):
             raise UserError(
                 f"the snapshot in {place.work} is gone: `orcheo-db migrate run` takes a new one and brings what has changed since"
             )
@@ -132,7 +167,9 @@ def verify(place: Place, directory: Path, options: Options, report: Report) -> d
         results = run.verify(place.dsn, conn, source, found, run.options_of(found, options), report)
         ok = all(result.ok for result in results)
         if ok:
-            state.stamp(conn, "verified_at")
+            with conn.transaction():
+                conn.execute("UPDATE orcheo_archive.chunk SET compared = true WHERE NOT compared")
+                state.stamp(conn, "verified_at")
         else:
             _forget(conn, found, results)
         tables = [result.document() for result in results]
@@ -176,50 +213,105 @@ def cutover(
     key = vault.check(original)
     stamps = _stamps(original)
     with _opened(place) as conn:
-        found = _found(conn, original)
+        found = _found(conn, original, place)
         if found.phase != COPIED:
             raise UserError("the copy is not finished: run `orcheo-db migrate run` first, while the old app may go on")
-        verified = conn.execute("SELECT verified_at IS NOT NULL FROM orcheo_archive.migration").fetchone()
+        verified = _verified(conn)
         source, direct = original, True
         if any(needs_copy(original.directory / name) for name in original.files):
-            shutil.rmtree(place.work / FINAL, ignore_errors=True)
-            source, direct = look(snapshot(original, place.work / FINAL).directory, original.origin), False
-        found = run.begin(conn, source, original, options, None)
+            final = _anew(_own(place.work / FINAL, original))
+            source, direct = look(snapshot(original, final).directory, original.origin), False
+        found = run.begin(conn, source, original, options, None, place.name(original.origin))
+        if found.report.pop("snapshot", None):  # from now on an older one than what was copied last
+            state.write(conn, found)
         chosen = run.options_of(found, options)
         counts = run.copy(place.dsn, conn, source, found, chosen, report, fresh=False)
-        results = _verify(
-            place, conn, source, found, chosen, counts["tasks"], report, everything=not (verified and verified[0])
-        )
+        results = _compare(place, conn, source, found, chosen, counts["tasks"])
         if any(not result.ok for result in results):
             bad = next(result for result in results if not result.ok)
             raise CheckFailed(
                 f"table {bad.table} differs after the last pass ({bad.wrong[0][0]}: {bad.wrong[0][1]}): nothing was cut over, the old app may go on."
-                " `orcheo-db migrate verify` says more"
+                f" `orcheo-db migrate run {directory}` and then `verify` say more"
             )
-        if stamps != _stamps(original):
-            raise CheckFailed(
-                "a file changed during the cutover: the old app still writes. Nothing was cut over: stop it and run it again"
-            )
-        if key:
-            _note_key(conn, key)
-        environment = {"ORCHEO_VAULT_ENCRYPTION_KEY": key} if key else {}
-        file = finish(environment)
+        _refuse_writes(original, stamps)
+        file = finish({"ORCHEO_VAULT_ENCRYPTION_KEY": key} if key else {})
         found.phase = CUT_OVER
         with conn.transaction():
             state.write(conn, found)
             state.stamp(conn, "cut_over_at")
         seconds = round(time.monotonic() - begun, 1)
+        time.sleep(
+            LATE_SECONDS
+        )  # the old app opens its files for each operation: no process has to be seen that has one open
+        try:
+            _refuse_writes(original, stamps)
+        except CheckFailed:
+            found.phase = COPIED
+            state.write(conn, found)
+            raise
         for name in (SNAPSHOT, FINAL):
-            shutil.rmtree(place.work / name, ignore_errors=True)
+            if (place.work / name / MARKER).is_file():
+                shutil.rmtree(place.work / name)
         return {
             "downtime_seconds": seconds,
             "rows_compared": sum(result.rows for result in results),
             "changed": counts["changed"],
             "read_directly": direct,
-            "fully_verified": bool(verified and verified[0]),
+            "fully_verified": verified,
             "environment": str(file),
             "quarantine": quarantine(conn),
         }
+
+
+def _refuse_writes(original: Source, stamps: Mapping[str, Stamp]) -> None:
+    if stamps != _stamps(original):
+        raise CheckFailed(
+            "a file changed during the cutover: the old app still writes. Nothing was cut over: stop it and run it again"
+        )
+
+
+def _verified(conn: run.Connection) -> bool:
+    """Whether everything that was brought has been compared with its source."""
+    row = conn.execute("SELECT coalesce(bool_and(compared), true) FROM orcheo_archive.chunk").fetchone()
+    return bool(row and row[0])
+
+
+def _own(directory: Path, original: Source) -> Path:
+    """A directory for a snapshot, checked: nothing is ever removed there but an earlier snapshot.
+
+    Raises:
+        UserError: it holds something else, or the user's own files.
+    """
+    place, theirs = directory.resolve(), original.directory.resolve()
+    if place == theirs or place in theirs.parents or theirs in place.parents:
+        raise UserError(
+            f"the snapshot's place {directory} is in or around {theirs} itself: name another one with --work"
+        )
+    if directory.exists() and not (directory / MARKER).is_file():
+        raise UserError(
+            f"{directory} is there and no snapshot of this toolkit (it has no file {MARKER}): name another place with --work. Nothing was changed."
+        )
+    return directory
+
+
+def _anew(directory: Path) -> Path:
+    """An empty directory with a marker of its own, by which the migration knows its snapshot again."""
+    if directory.exists():
+        for file in directory.iterdir():
+            if file.name != MARKER:  # that goes last, or what is left behind would be nobody's
+                file.unlink()
+        shutil.rmtree(directory)
+    directory.mkdir(mode=0o700, parents=True)
+    (directory / MARKER).write_text(f"{uuid.uuid4()}\n", encoding="utf-8")
+    return directory
+
+
+def _is_of(directory: Path, found: State) -> bool:
+    """Whether a snapshot is the one that this migration was copied from."""
+    try:
+        return (directory / MARKER).read_text(encoding="utf-8") == found.report.get("snapshot")
+    except OSError:
+        return False
 
 
 @_lasting
@@ -240,15 +332,15 @@ def rollback(place: Place, directory: Path, out: Path, options: Options, report:
             raise UserError(
                 "this target holds no migration that was finished: there is nothing to take back. Nothing was changed."
             )
-        if found.source != run.identity(directory):
-            raise UserError(
-                f"the target holds the migration of {found.source}, not of {run.identity(directory)}. Nothing was changed."
-            )
+        _refuse_other(found, directory, place)
         back.quiet(conn)
         chosen = run.options_of(found, options)
         part = out.with_name(f"{out.name}.part")
+        if part.exists() and not (part / MARKER).is_file():
+            raise UserError(f"{part} is there and not a rollback's: name another place with --to. Nothing was changed.")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(mode=0o700, parents=True)
+        (part / MARKER).touch()
         begun = time.monotonic()
         with conn.transaction():
             back.lock(conn)
@@ -259,7 +351,11 @@ def rollback(place: Place, directory: Path, out: Path, options: Options, report:
             results = _compare_back(place, conn, found, chosen, part, directory, report)
             ok = all(result.ok for result in results)
             if ok:
+                back.refuse_waiting(conn)
+                (part / MARKER).unlink()
+                back.settle(part)
                 part.rename(out)
+                back.sync(out.parent)
                 found.phase = ROLLED_BACK
                 found.report["rolled_back_to"] = str(out)
                 state.write(conn, found)
@@ -300,30 +396,31 @@ def _compare_back(
             columns = frozenset({"workspace_id", "handle", "task_path"} - set(table["columns"]))
             unknown = _unknown_keys(conn, known, found) if known.kept else frozenset()
             ignore[name] = (columns, unknown | (columns & {"workspace_id"}))
-    chosen = Options(options.naive, False, (*options.attachments, part), options.moment)
+    chosen = Options(options.naive, False, (part,), options.moment, only_there=True)
     return run.verify(place.dsn, conn, source, found, chosen, report, ignore)
 
 
 def _unknown_keys(conn: run.Connection, known: Table, found: State) -> frozenset[str]:
     query = sql.SQL("SELECT DISTINCT jsonb_object_keys(payload) FROM public.{} WHERE jsonb_typeof(payload) = 'object'")
-    return (
-        frozenset(key for (key,) in conn.execute(query.format(sql.Identifier(known.into)))) - known.kept[found.release]
+    return frozenset(key for (key,) in conn.execute(query.format(sql.Identifier(known.into)))) - back.allowed(
+        known, found
     )
 
 
-def _verify(
-    place: Place, conn: run.Connection, source: Source, found: State, options: Options, changed: list[Check], report: Report, *,
-    everything: bool,
-) -> list[Compared]:  # fmt: skip
-    """The rows that were brought just now, and the number of rows of every table; all of them where none was compared before."""
-    if everything:
-        return run.verify(place.dsn, conn, source, found, options, report)
+def _compare(
+    place: Place, conn: run.Connection, source: Source, found: State, options: Options, brought: Sequence[Check]
+) -> list[Compared]:
+    """The rows that were brought and not compared since, now or by an earlier command; and the number of rows of every table."""
     catalogue = state.catalogue(conn)
     setting = Setting(place.dsn, source, catalogue, found.home, options, found.widths)
     results = {table.name: Compared(table.name) for table in source.tables}
-    if changed:
+    checks = {(check.table, check.lo): check for check in brought}
+    for tab, lo in conn.execute("SELECT tab, lo FROM orcheo_archive.chunk WHERE NOT compared"):
+        if tab in results:
+            checks.setdefault((tab, int(lo)), Check(tab, int(lo)))
+    if checks:
         with Pool(setting) as pool:
-            pool.run(iter(changed), lambda one: results[one.table].add(one))
+            pool.run(iter(checks.values()), lambda one: results[one.table].add(one))
     counted = {name: Compared(name) for name in results}
     for tab, rows in conn.execute("SELECT tab, sum(rows)::bigint FROM orcheo_archive.chunk GROUP BY tab"):
         if tab in counted:
@@ -335,20 +432,19 @@ def _verify(
     return list(results.values())
 
 
-def _note_key(conn: run.Connection, key: str) -> None:
-    """So that a rollback knows that the vault's key did not change: its digest, not the key."""
-    digest = hashlib.sha256(b"orcheo-db migrate " + key.encode()).hexdigest()
-    conn.execute(
-        "UPDATE orcheo_archive.migration SET report = report || jsonb_build_object('vault_key', %s::text)", (digest,)
-    )
+def _refuse_other(found: State, origin: Path, place: Place) -> None:
+    if found.source != place.name(origin):
+        raise UserError(
+            f"the target holds the migration of {found.source}, not of {place.name(origin)}: if that is the same directory, moved or on a renamed"
+            f" machine, say so with --source {found.source}. Nothing was changed."
+        )
 
 
-def _found(conn: run.Connection, original: Source) -> State:
+def _found(conn: run.Connection, original: Source, place: Place) -> State:
     found = state.read(conn)
     if found is None:
         raise UserError(f"nothing was copied from {original.origin} to this target: run `orcheo-db migrate run` first")
-    if found.source != run.identity(original.origin):
-        raise UserError(f"the target holds the migration of {found.source}, not of {run.identity(original.origin)}")
+    _refuse_other(found, original.origin, place)
     if found.phase not in (COPYING, COPIED):
         state.refuse_others(conn, found, found.source)
     return found
@@ -371,15 +467,8 @@ def _home(found: State) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _stamps(source: Source) -> dict[str, tuple[int, int]]:
-    found = {}
-    for name in source.files:
-        for end in ("", "-wal"):
-            path = source.directory / f"{name}{end}"
-            if path.exists():
-                stat = path.stat()
-                found[path.name] = (stat.st_size, stat.st_mtime_ns)
-    return found
+def _stamps(source: Source) -> dict[str, Stamp]:
+    return {name: stamp(source.directory / name) for name in source.files}
 
 
 __all__ = ["Place", "cutover", "migrate", "rollback", "verify"]

@@ -20,7 +20,7 @@ from orcheo_db.migrate.convert import EXTRA, LOSSY, NO_FILE, ORPHAN, RENAMED, WO
 from orcheo_db.migrate.home import Home, Lookup
 from orcheo_db.migrate.pool import WORKERS
 from orcheo_db.migrate.run import width
-from orcheo_db.migrate.source import Found, Source, look, opened, size, unknown, writers
+from orcheo_db.migrate.source import Found, Source, changed, live, look, opened, size, stamp, unknown, writers
 from orcheo_db.migrate.sync import read, size_of, stretches
 
 # Bytes of values a second and core of a copy (`make bench-migrate` measures it; the README has the machine): for the estimate alone.
@@ -82,9 +82,28 @@ def plan(
         retention_days: after how many days the new app will delete chats.
 
     Raises:
-        UserError: the directory holds nothing that can be read.
+        UserError: the directory holds nothing that can be read. sqlite3.DatabaseError: a file is damaged.
     """
-    source = look(directory)
+    for again in (True, False):
+        source = look(directory)
+        before = {name: stamp(directory / name) for name in source.files}
+        damaged: sqlite3.DatabaseError | None = None
+        try:
+            found = _plan(source, options, workspace, retention_days, report)
+        except sqlite3.DatabaseError as error:
+            damaged = error
+        # What was read while somebody wrote may be of two moments: once more, now as beside a writer.
+        written = [name for name, was in before.items() if changed(directory / name, was)]
+        if not (again and written):
+            break
+    if damaged is not None:
+        raise damaged
+    return found
+
+
+def _plan(
+    source: Source, options: Options, workspace: str | None, retention_days: int, report: Callable[[Scan, int], None]
+) -> dict[str, Any]:
     decided = home.find(source, [], workspace)
     begun, total = time.monotonic(), size(source)
     scans = {table.name: Scan() for table in source.tables}
@@ -121,7 +140,7 @@ def _scan(source: Source, decided: Home, options: Options) -> Iterator[tuple[str
             continue
         with opened(source.directory / table.file) as connection:
             work += [(table.name, lo, step) for lo in stretches(connection, table, step)]
-    with ProcessPoolExecutor(WORKERS, get_context("spawn"), _initialise, (source, decided, options)) as pool:
+    with ProcessPoolExecutor(WORKERS, get_context("spawn"), _initialise, (source, decided, options, live())) as pool:
         yield from pool.map(_one, work)
 
 
@@ -129,9 +148,10 @@ _given: tuple[Source, Home, Options] | None = None
 _converters: dict[str, Converter] = {}
 
 
-def _initialise(source: Source, decided: Home, options: Options) -> None:
+def _initialise(source: Source, decided: Home, options: Options, written: frozenset[Path]) -> None:
     global _given  # noqa: PLW0603 - a process of the pool has no other place
     _given = (source, decided, options)
+    live(written)
 
 
 def _one(task: tuple[str, int, int]) -> tuple[str, Scan]:

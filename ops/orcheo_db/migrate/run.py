@@ -60,9 +60,9 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
-def identity(origin: Path) -> str:
-    """How a source is named in its target: its directory on its machine."""
-    return f"{socket.gethostname()}:{origin.resolve()}"
+def identity(origin: Path, given: str | None = None) -> str:
+    """How a source is named in its target: its directory on its machine; `given`: as the user names it, who has moved it."""
+    return given or f"{socket.gethostname()}:{origin.resolve()}"
 
 
 def connected(dsn: str) -> Connection:
@@ -101,17 +101,18 @@ def alone(conn: Connection) -> None:
         time.sleep(0.5)
 
 
-def begin(conn: Connection, source: Source, original: Source, options: Options, workspace: str | None) -> State:
+def begin(
+    conn: Connection, source: Source, original: Source, options: Options, workspace: str | None, name: str
+) -> State:
     """The state of this source's migration in the target: begun, or gone on with.
 
     Args:
-        source: what is read (a snapshot). original: the user's own directory, for the files' form.
+        source: what is read (a snapshot). original: the user's own directory, for the files' form. name: of the source (`identity`).
 
     Raises:
         UserError: the target is another migration's, or not empty; no such workspace.
     """
     state.prepare(conn)
-    name = identity(original.origin)
     with conn.transaction():
         conn.execute("LOCK TABLE orcheo_archive.migration IN EXCLUSIVE MODE")
         found = state.read(conn)
@@ -127,6 +128,7 @@ def begin(conn: Connection, source: Source, original: Source, options: Options, 
             found.home = home.find(source, there, workspace, found.home)
             _make_home(conn, found)
             found.files = schema(original)
+            found.options["attachments"] = _places(found, options)
         found.tables = {t.name: {"file": t.file, "columns": list(t.names)} for t in source.data}
         for table in source.data:
             found.widths.setdefault(table.name, width(source, table))
@@ -138,7 +140,16 @@ def begin(conn: Connection, source: Source, original: Source, options: Options, 
 
 def settings(options: Options) -> dict[str, Any]:
     """The options that the rows depend on, as JSON."""
-    return {"naive": str(options.naive), "moment": options.moment}
+    return {
+        "naive": str(options.naive),
+        "moment": options.moment,
+        "attachments": [str(p.resolve()) for p in options.attachments],
+    }
+
+
+def _places(found: State, options: Options) -> list[str]:
+    """Where attachments' files are looked for: a directory that was given once counts for every later command."""
+    return list(dict.fromkeys([*found.options.get("attachments", []), *settings(options)["attachments"]]))
 
 
 def options_of(found: State, options: Options) -> Options:
@@ -152,7 +163,8 @@ def options_of(found: State, options: Options) -> Options:
             f"this migration was begun with --naive-timestamps {found.options['naive']}, and {options.naive} is asked for now: rows that were"
             " copied would not change. Go on with the former. Nothing was changed."
         )
-    return Options(options.naive, options.strict, options.attachments, found.options["moment"])
+    places = tuple(map(Path, _places(found, options)))
+    return Options(options.naive, options.strict, places, found.options["moment"])
 
 
 def zone(name: str) -> Any:
@@ -241,8 +253,11 @@ def copy(
     setting = Setting(dsn, source, catalogue, found.home, options, found.widths)
     progress = Progress(_bytes(source))
     changed: dict[str, int] = {}
-    suspects: set[str] = set(found.report.pop("suspects", []))
-    brought: list[Check] = []
+    # Tables that may hold rows which the source has no more: of an earlier pass too, which did not come to its end.
+    left = conn.execute("SELECT DISTINCT tab FROM orcheo_archive.chunk WHERE pending").fetchall()
+    suspects: set[str] = {*found.report.pop("suspects", []), *(tab for (tab,) in left)}
+    thorough = set(suspects)
+    brought: dict[tuple[str, int], Check] = {}
 
     def each(done: Done) -> None:
         progress.bytes += done.bytes
@@ -250,7 +265,9 @@ def copy(
         progress.table = done.task.table
         if done.changed:
             changed[done.task.table] = changed.get(done.task.table, 0) + done.brought
-            brought.append(Check(done.task.table, done.task.lo, done.only))
+            at = done.task.table, done.task.lo
+            whole = not done.compared or at in brought
+            brought[at] = Check(*at, None if whole else done.only)
             if done.before:
                 suspects.add(done.task.table)
         report(progress)
@@ -263,14 +280,16 @@ def copy(
     tables = sorted(source.data, key=lambda table: table.level)
     _look_again(conn, [table.name for table in tables], ORPHAN)  # the parent may be there now
     through(tables)
-    gone = set()
+    again = set()
     for table in reversed(tables):
-        if table.known and table.name in suspects and _delete(dsn, conn, source, found, options, table, catalogue):
-            gone.add(table.name)
-    # PostgreSQL deletes or changes children with their parents, SQLite may have left them; and a row that was refused may have been in
-    # the way of one that was to be deleted or changed.
-    children = [t.name for t in tables if t.known and t.known.parent and t.known.parent.table in gone]
-    again = {*_look_again(conn, children), *_look_again(conn, sorted(suspects), REFUSED)}
+        if table.known and table.name in suspects:
+            children = [t.name for t in tables if t.known and t.known.parent and t.known.parent.table == table.name]
+            # PostgreSQL deletes or changes children with their parents, SQLite may have left them.
+            with conn.transaction():
+                if _delete(dsn, conn, source, found, options, table, catalogue, thorough=table.name in thorough):
+                    again |= _look_again(conn, children)
+    # A row that was refused may have been in the way of one that was to be deleted or changed.
+    again |= _look_again(conn, sorted(suspects), REFUSED)
     if again:
         fresh = False
         through([table for table in tables if table.name in again])
@@ -280,13 +299,13 @@ def copy(
         "bytes": progress.bytes,
         "seconds": round(time.monotonic() - progress.begun, 2),
         "changed": changed,
-        "tasks": brought,
+        "tasks": list(brought.values()),
     }
 
 
 def _look_again(conn: Connection, tables: list[str], reason: str | None = None) -> set[str]:
     """Have the next pass bring all rows of the chunks of some tables, or of those with a row kept for a reason; returns the tables."""
-    query = "UPDATE orcheo_archive.chunk c SET marks = '' WHERE tab = ANY (%s)"
+    query = "UPDATE orcheo_archive.chunk c SET marks = '', compared = false WHERE tab = ANY (%s)"
     if reason is not None:
         query += """ AND EXISTS (SELECT FROM orcheo_archive.quarantine q
                                   WHERE q.tab = c.tab AND q.lo = c.lo AND starts_with(q.reason, %s))"""
@@ -357,6 +376,7 @@ def _finish(dsn: str, conn: Connection, found: State) -> None:
         found.phase = COPIED
         state.write(conn, found)
         state.stamp(conn, "copied_at")
+        conn.execute("UPDATE orcheo_archive.chunk SET pending = false WHERE pending")
     # By columns: what the expressions of indexes give (the full-text search's, of every message) takes a hundred times longer, and no
     # plan of the app or of `orcheo-db search` needs it; autovacuum sees to it later.
     types = state.catalogue(conn).types
@@ -384,9 +404,10 @@ def rebuild(dsn: str, definitions: list[str]) -> None:
 
 
 def _delete(
-    dsn: str, conn: Connection, source: Source, found: State, options: Options, table: Found, catalogue: Catalogue
-) -> int:
-    """Delete the target's rows that the source has no more; only looked for where the numbers differ."""
+    dsn: str, conn: Connection, source: Source, found: State, options: Options, table: Found, catalogue: Catalogue, *,
+    thorough: bool,
+) -> int:  # fmt: skip
+    """Delete the target's rows that the source has no more; unless `thorough`, they are only looked for where the numbers differ."""
     known = table.known
     assert known is not None
     place = sql.Identifier("public", known.into)
@@ -396,7 +417,7 @@ def _delete(
     ).fetchone()
     there = conn.execute(sql.SQL("SELECT count(*) FROM {}").format(place)).fetchone()
     assert wanted is not None and there is not None
-    if int(there[0]) == int(wanted[0]) + len(ours):
+    if not thorough and int(there[0]) == int(wanted[0]) + len(ours):
         return 0
     key = catalogue.keys[known.into]
     names = sql.SQL(", ").join(map(sql.Identifier, key))

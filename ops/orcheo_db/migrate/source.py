@@ -7,11 +7,12 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from orcheo_db.errors import CheckFailed, UserError
@@ -19,11 +20,13 @@ from orcheo_db.migrate.layout import BY_NAME, COUNTERS, FORMER, NEWER, STORE_MIG
 
 MAGIC = b"SQLite format 3\x00"
 SUFFIXES = (".sqlite", ".sqlite3", ".db")
+R = TypeVar("R")
 UNTOUCHED = "Nothing was changed."
 # Bytes beyond the files themselves that a snapshot leaves free on its disk.
 SPARE = 256 * 2**20
 JOURNALS = ("", "-wal", "-journal")
 TRIES = 5  # a file that changes while it is copied is copied again
+LOCKED_BYTES = 256 * 2**20  # copied in a second or so, for which a writer of a rollback journal's file may have to wait
 BUSY_SECONDS = 30.0
 
 
@@ -161,15 +164,46 @@ def _refuse_twice(found: Source) -> None:
 
 def _ask(found: Source, table: Found, query: str) -> tuple[Any, ...] | None:
     """The first row of an answer."""
-    try:
-        with opened(found.directory / table.file) as connection:
-            row: tuple[Any, ...] | None = connection.execute(query).fetchone()
-            return row
-    except sqlite3.DatabaseError as error:
-        raise _unreadable(found.directory / table.file, error) from None
+
+    def first(connection: sqlite3.Connection) -> tuple[Any, ...] | None:
+        row: tuple[Any, ...] | None = connection.execute(query).fetchone()
+        return row
+
+    return steady(found.directory / table.file, first)
 
 
-def _unreadable(path: Path, error: sqlite3.Error) -> UserError:
+def steady(path: Path, ask: Callable[[sqlite3.Connection], R]) -> R:
+    """Ask a file something short; again where it changed meanwhile.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    for left in reversed(range(TRIES)):
+        before = stamp(path)
+        try:
+            with opened(path) as connection:
+                return ask(connection)
+        except (sqlite3.DatabaseError, FileNotFoundError) as error:
+            if not left or not changed(path, before):
+                raise _unreadable(path, error) from None
+    raise AssertionError
+
+
+def changed(path: Path, before: Stamp) -> bool:
+    """Whether a file has changed since; then somebody writes to it, and from now on it is read as beside a writer."""
+    if stamp(path) == before:
+        return False
+    _live.add(real(path))
+    return True
+
+
+def live(more: frozenset[Path] = frozenset()) -> frozenset[Path]:
+    """The files that changed while this process read them; `more`: what another process has seen."""
+    _live.update(more)
+    return frozenset(_live)
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
     return UserError(f"{path} can't be read ({error}): see `sqlite3 {path.name} 'PRAGMA integrity_check'`. {UNTOUCHED}")
 
 
@@ -182,27 +216,56 @@ def _tables(path: Path, name: str) -> list[Found]:
     if head != MAGIC:
         what = "is encrypted or no SQLite file" if head[:6] != MAGIC[:6] else "has a damaged header"
         raise UserError(f"{path} {what}: take it out of the directory, or decrypt it first. {UNTOUCHED}")
-    try:
-        with opened(path) as connection:
-            rows = connection.execute(
-                "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
-            ).fetchall()
-            found = []
-            for table, sql in rows:
-                info = connection.execute(f'PRAGMA table_info("{table}")').fetchall()
-                columns = tuple(Column(row[1], row[2].upper()) for row in info)
-                rowid = "WITHOUT ROWID" not in (sql or "").upper()
-                found.append(Found(name, table, columns, BY_NAME.get(table), rowid))
-            return found
-    except sqlite3.DatabaseError as error:
-        raise _unreadable(path, error) from None
+
+    def tables(connection: sqlite3.Connection) -> list[Found]:
+        rows = connection.execute(
+            "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
+        ).fetchall()
+        found = []
+        for table, sql in rows:
+            info = connection.execute(f'PRAGMA table_info("{table}")').fetchall()
+            columns = tuple(Column(row[1], row[2].upper()) for row in info)
+            rowid = "WITHOUT ROWID" not in (sql or "").upper()
+            found.append(Found(name, table, columns, BY_NAME.get(table), rowid))
+        return found
+
+    return steady(path, tables)
+
+
+def real(path: Path) -> Path:
+    """The file itself, where the directory holds a link to it: SQLite keeps its journals beside that."""
+    return path.resolve()
+
+
+def beside(path: Path, end: str) -> Path:
+    """A file's `-wal`, `-shm` or `-journal`."""
+    path = real(path)
+    return path.with_name(path.name + end)
+
+
+Stamp = tuple[tuple[int, int], ...]
+_live: set[Path] = set()  # files that changed while this process read them
+
+
+def stamp(path: Path) -> Stamp:
+    """Sizes and times of a file and its journals: another one where it was written to. An empty journal is none."""
+    found = []
+    for end in JOURNALS:
+        try:
+            stat = beside(path, end).stat()
+        except OSError:
+            stat = None
+        found.append((stat.st_size, stat.st_mtime_ns) if stat is not None and (stat.st_size or not end) else (0, 0))
+    return tuple(found)
 
 
 class opened:
     """A read-only connection to a file that is not written to, nor its -shm.
 
-    A file that nobody has open and that has no WAL is read as it is (`immutable`); else SQLite's own locks give a consistent view; one
-    whose journal was left behind is read from a copy, for SQLite would write beside it.
+    A file that nobody has open and that has no WAL is read as it is (`immutable`), since SQLite itself would leave a -wal and a -shm; else
+    SQLite's own locks give a consistent view; one whose journal was left behind is read from a copy, for SQLite would write beside it.
+    The old app opens its files for each operation: one that has changed while it was read is from then on read under a lock (a WAL's readers
+    stand in nobody's way), or from a copy.
     """
 
     def __init__(self, path: Path) -> None:
@@ -222,7 +285,10 @@ def connect(path: Path) -> sqlite3.Connection:
     Raises:
         sqlite3.DatabaseError: it can't be read. UserError: there is no space for a copy of it.
     """
-    wal, shm, journal = (path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal"))
+    path = real(path)
+    wal, shm, journal = (beside(path, end) for end in ("-wal", "-shm", "-journal"))
+    if path in _live:
+        return _beside_writers(path)
     if _size(wal) > 0 and not shm.exists():
         return _connect(_apart(path), "&immutable=1")
     if _size(journal) == 0:
@@ -234,6 +300,19 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.close()
         return _connect(_apart(path), "&immutable=1")
     return connection
+
+
+def _beside_writers(path: Path) -> sqlite3.Connection:
+    """For a file in WAL mode a read transaction: what it sees is not overwritten. Of any other a copy: its writers would wait for us."""
+    if _wal(path):
+        connection = _connect(path, "")
+        try:
+            connection.execute("BEGIN")
+            connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+            return connection
+        except sqlite3.OperationalError:  # SQLite can't make its -shm here
+            connection.close()
+    return _connect(_apart(path), "&immutable=1")
 
 
 def _connect(path: Path, more: str) -> sqlite3.Connection:
@@ -248,20 +327,23 @@ def _connect(path: Path, more: str) -> sqlite3.Connection:
     return connection
 
 
-_copies: dict[Path, tuple[list[tuple[int, int]], tempfile.TemporaryDirectory[str]]] = {}
+_copies: dict[Path, tuple[Stamp, tempfile.TemporaryDirectory[str]]] = {}
 
 
 def _apart(path: Path) -> Path:
     """This process' own copy of a file, with its journal worked in; made again where the file has changed."""
-    stamps = [_stamp(file) for end in JOURNALS if (file := path.with_name(path.name + end)).exists()]
+    stamps = stamp(path)
     if path not in _copies or _copies[path][0] != stamps:
         directory = tempfile.TemporaryDirectory(prefix="orcheo-db-")
         part = Path(directory.name) / path.name
         try:
-            _copy_bytes(path, part)
+            if path in _live and not _wal(path):
+                _locked(path, part)
+            else:
+                _copy_bytes(path, part)
         except OSError as error:
             raise UserError(
-                f"{path} has a journal that was left behind and can be read from a copy alone, and that fails in {directory.name}"
+                f"{path} has a journal that was left behind or is being written to, and can be read from a copy alone, and that fails in {directory.name}"
                 f" ({error.strerror}): make room, or name another place with TMPDIR. {UNTOUCHED}"
             ) from None
         _settle(part)
@@ -276,7 +358,7 @@ def _text(raw: bytes) -> str:
 
 def needs_copy(path: Path) -> bool:
     """Whether a file can be read only beside a copy of its journal: left by a process that ended half-way."""
-    wal, shm, journal = (path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal"))
+    wal, shm, journal = (beside(path, end) for end in ("-wal", "-shm", "-journal"))
     return (_size(wal) > 0 and not shm.exists()) or _size(journal) > 0
 
 
@@ -289,7 +371,8 @@ def _size(path: Path) -> int:
 
 def size(source: Source) -> int:
     """Bytes of the files and of what is in their WALs."""
-    return sum(_size(source.directory / name) + _size(source.directory / f"{name}-wal") for name in source.files)
+    paths = [source.directory / name for name in source.files]
+    return sum(_size(path) + _size(beside(path, "-wal")) for path in paths)
 
 
 def snapshot(source: Source, directory: Path) -> Source:
@@ -321,44 +404,75 @@ def copy(path: Path, to: Path) -> None:
     part = to.with_name(f"{to.name}.part")
     for end in ("", "-wal", "-journal", "-shm"):
         part.with_name(part.name + end).unlink(missing_ok=True)
-    if needs_copy(path):
-        _copy_bytes(path, part)
+    path = real(path)
+    if not needs_copy(path):
+        _back_up(path, part)
+    elif _size(beside(path, "-journal")):
+        _locked(path, part)
     else:
-        try:
-            before, locked = _stamp(path), path.with_name(f"{path.name}-shm").exists()
-            with opened(path) as reading:
-                writing = sqlite3.connect(part, isolation_level=None)
-                try:
-                    reading.backup(writing)
-                finally:
-                    writing.close()
-            if before != _stamp(path) and not locked:
-                _copy_bytes(path, part)  # a writer came and went meanwhile
-        except sqlite3.DatabaseError as error:
-            raise CheckFailed(
-                f"{path} can't be copied ({error}): see `sqlite3 {path.name} 'PRAGMA integrity_check'`. {UNTOUCHED}"
-            ) from None
+        _copy_bytes(path, part)
     _settle(part)
     with part.open("rb+") as file:
         os.fsync(file.fileno())
     part.rename(to)
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+def _back_up(path: Path, part: Path) -> None:
+    """By SQLite's backup: at first as if nobody wrote, then under a lock."""
+    before, locked = stamp(path), beside(path, "-shm").exists()
+    try:
+        _backup(connect(path), part)
+        if locked or not changed(path, before):
+            return
+    except sqlite3.DatabaseError as error:
+        if not changed(path, before):
+            raise _damaged(path, error) from None
+    try:
+        if _wal(path):
+            _backup(_beside_writers(path), part)
+        else:
+            _locked(path, part)
+    except sqlite3.DatabaseError as error:
+        raise _damaged(path, error) from None
+
+
+def _locked(path: Path, part: Path) -> None:
+    """Copy a rollback journal's file while somebody writes to it: under its lock, if that is short; else between two writes."""
+    if _size(path) <= LOCKED_BYTES:
+        with suppress(sqlite3.OperationalError):  # its journal is no writer's at work: it has to be rolled back
+            _backup(_connect(path, ""), part)
+            return
+    _copy_bytes(path, part)
+
+
+def _damaged(path: Path, error: sqlite3.Error) -> CheckFailed:
+    return CheckFailed(
+        f"{path} can't be copied ({error}): see `sqlite3 {path.name} 'PRAGMA integrity_check'`. {UNTOUCHED}"
+    )
+
+
+def _backup(reading: sqlite3.Connection, part: Path) -> None:
+    try:
+        part.unlink(missing_ok=True)
+        writing = sqlite3.connect(part, isolation_level=None)
+        try:
+            reading.backup(writing)
+        finally:
+            writing.close()
+    finally:
+        reading.close()
 
 
 def _copy_bytes(path: Path, part: Path) -> None:
     for _ in range(TRIES):
-        names = [end for end in JOURNALS if path.with_name(path.name + end).exists()]
         for end in JOURNALS:  # another try's journal is not this one's
             part.with_name(part.name + end).unlink(missing_ok=True)
+        before = stamp(path)
         with suppress(FileNotFoundError):  # a journal that goes is a transaction that ended
-            before = [_stamp(path.with_name(path.name + end)) for end in names]
-            for end in names:
-                shutil.copyfile(path.with_name(path.name + end), part.with_name(part.name + end))
-            if before == [_stamp(path.with_name(path.name + end)) for end in names]:
+            for end in JOURNALS:
+                if not end or beside(path, end).exists():
+                    shutil.copyfile(beside(path, end), part.with_name(part.name + end))
+            if before == stamp(path):
                 return
         time.sleep(1)
     raise CheckFailed(f"{path} changed at each of {TRIES} tries to copy it: stop the old app first. {UNTOUCHED}")
@@ -382,7 +496,7 @@ def writers(source: Source) -> list[str]:
     wanted: dict[tuple[int, int], str] = {}
     for name in source.files:
         for end in ("", "-wal"):
-            path = source.directory / f"{name}{end}"
+            path = beside(source.directory / name, end)
             if path.exists():
                 found = path.stat()
                 wanted[found.st_dev, found.st_ino] = path.name
@@ -415,33 +529,48 @@ def _open_files(process: Path) -> Iterator[tuple[int, int]]:
 
 def schema(source: Source) -> dict[str, list[str]]:
     """File to the statements that make its tables, indexes, views and triggers, for files that are made anew."""
-    made = {}
-    for name in source.files:
-        with opened(source.directory / name) as connection:
-            rows = connection.execute(
-                "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
-                " ORDER BY type <> 'table', rowid"
-            ).fetchall()
-            user = connection.execute("PRAGMA user_version").fetchone()[0]
-            counters = [
-                f"INSERT INTO {table.name} VALUES ({int(row[0])})"
-                for table in source.tables
-                if table.file == name and table.name in COUNTERS and table.names == ("v",)
-                for row in connection.execute(f"SELECT v FROM {table.name} ORDER BY v")
-            ]
-        made[name] = [
-            *(["PRAGMA journal_mode = WAL"] if _header(source.directory / name) == b"\x02\x02" else []),
-            f"PRAGMA user_version = {user}",
-            *(row[0] for row in rows),
-            *counters,
-        ]
-    return made
+    return {name: steady(source.directory / name, partial(_statements, source, name)) for name in source.files}
 
 
-def _header(path: Path) -> bytes:
-    """The file format's write and read version: 2 and 2 is WAL (SQLite file format, 1.3)."""
+def _statements(source: Source, name: str, connection: sqlite3.Connection) -> list[str]:
+    rows = connection.execute(
+        "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+        " ORDER BY type <> 'table', rowid"
+    ).fetchall()
+    user = connection.execute("PRAGMA user_version").fetchone()[0]
+    counters = [
+        f"INSERT INTO {table.name} VALUES ({int(row[0])})"
+        for table in source.tables
+        if table.file == name and table.name in COUNTERS and table.names == ("v",)
+        for row in connection.execute(f"SELECT v FROM {table.name} ORDER BY v")
+    ]
+    return [
+        *(["PRAGMA journal_mode = WAL"] if _wal(source.directory / name) else []),
+        f"PRAGMA user_version = {user}",
+        *(row[0] for row in rows),
+        *counters,
+    ]
+
+
+def keys(source: Source) -> dict[str, list[str]]:
+    """Table to the keys of its payloads, for those of which the old release's model refuses others (`Table.kept`)."""
+    found = {}
+    for table in source.data:
+        if table.known is not None and table.known.kept:
+            query = (
+                "SELECT DISTINCT each.key FROM (SELECT CAST(payload AS TEXT) AS document FROM "
+                f"\"{table.name}\") AS t, json_each(CASE WHEN json_valid(t.document) THEN t.document ELSE '{{}}' END) AS each"
+                " WHERE typeof(each.key) = 'text'"
+            )
+            with opened(source.directory / table.file) as connection:
+                found[table.name] = sorted(str(key) for (key,) in connection.execute(query))
+    return found
+
+
+def _wal(path: Path) -> bool:
+    """Whether a file is in WAL mode: its format's write and read version are 2 (SQLite file format, 1.3)."""
     with path.open("rb") as file:
-        return file.read(20)[18:20]
+        return file.read(20)[18:20] == b"\x02\x02"
 
 
 def unknown(source: Source, target: Mapping[str, Sequence[str]]) -> list[str]:

@@ -48,8 +48,13 @@ CREATE TABLE IF NOT EXISTS orcheo_archive.chunk (
     away   bigint NOT NULL,                 -- rows that are in the quarantine and nowhere else
     bytes  bigint NOT NULL,
     marks  bytea NOT NULL,                  -- of each row its rowid and a digest of its values in SQLite (sync.Marks)
+    compared boolean NOT NULL DEFAULT false,-- whether it was compared with the source since it was brought
+    pending  boolean NOT NULL DEFAULT false,-- its table was not yet looked through for rows that the source has no more
     PRIMARY KEY (tab, lo)
 );
+ALTER TABLE orcheo_archive.chunk
+    ADD COLUMN IF NOT EXISTS compared boolean NOT NULL DEFAULT false,  -- a migration that an earlier toolkit began
+    ADD COLUMN IF NOT EXISTS pending boolean NOT NULL DEFAULT false;
 CREATE TABLE IF NOT EXISTS orcheo_archive.quarantine (
     tab      text NOT NULL,
     lo       bigint NOT NULL,

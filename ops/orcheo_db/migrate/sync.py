@@ -66,7 +66,7 @@ class Done:
     """What happened to a chunk.
 
     brought: rows that were written. only: their rowids, where they are not all rows of the chunk. before: rows that it held according to
-    the last note.
+    the last note. compared: whether that note's rows were compared with the source.
     """
 
     task: Task
@@ -77,6 +77,7 @@ class Done:
     brought: int = 0
     only: tuple[int, ...] | None = None
     before: int = 0
+    compared: bool = False
 
 
 class Marks:
@@ -114,10 +115,12 @@ class Marks:
 
 
 class Writer:
-    """Rows on their way to the target, in order; sent when there are enough."""
+    """Rows of one chunk on their way to the target, in order, with their originals; sent when there are enough."""
 
-    def __init__(self, conn: Connection, converter: Converter, catalogue: Catalogue, *, upsert: bool) -> None:
-        self.conn, self.converter, self.catalogue, self.upsert = conn, converter, catalogue, upsert
+    def __init__(
+        self, conn: Connection, task: Task, converter: Converter, catalogue: Catalogue, *, upsert: bool
+    ) -> None:
+        self.conn, self.task, self.converter, self.catalogue, self.upsert = conn, task, converter, catalogue, upsert
         self.rows: dict[str, list[Row]] = {}
         self.kept: list[Noted] = []
         self.bytes = 0
@@ -136,7 +139,8 @@ class Writer:
         """Send what there is, parents before what belongs to them."""
         for table, rows in self.rows.items():
             self._send(table, rows)
-        self.rows, self.bytes = {}, 0
+        keep(self.conn, self.task, self.kept)
+        self.rows, self.kept, self.bytes = {}, [], 0
 
     def _send(self, table: str, rows: Sequence[Row]) -> None:
         names = sql.SQL(", ").join(map(sql.Identifier, self.converter.columns_of(table)))
@@ -157,10 +161,13 @@ class Writer:
         keys = sql.SQL(", ").join(map(sql.Identifier, key))
         change: sql.Composable = sql.SQL(" DO NOTHING")
         if rest and not (table == BLOBS and not self.upsert):
+            types = self.catalogue.types[table]
+            # For jsonb 1 equals 1.0, which for the app are two values.
+            exact = {name: sql.SQL("::text" if types[name] == "jsonb" else "") for name in rest}
             change = sql.SQL(" DO UPDATE SET {} WHERE ({}) IS DISTINCT FROM ({})").format(
                 sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name)) for name in rest),
-                sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(name)) for name in rest),
-                sql.SQL(", ").join(sql.SQL("EXCLUDED.{}").format(sql.Identifier(name)) for name in rest),
+                sql.SQL(", ").join(sql.SQL("t.{}{}").format(sql.Identifier(name), exact[name]) for name in rest),
+                sql.SQL(", ").join(sql.SQL("EXCLUDED.{}{}").format(sql.Identifier(name), exact[name]) for name in rest),
             )
         # In the order of the key: two workers that bring the same blob wait for each other and never in a circle. Of several versions
         # of one row in a chunk there is one at most, but a blob may come with several checkpoints.
@@ -168,6 +175,19 @@ class Writer:
             "INSERT INTO {} AS t ({names}) SELECT DISTINCT ON ({keys}) {names} FROM {} ORDER BY {keys} ON CONFLICT ({keys}){}"
         )
         self.conn.execute(query.format(place, stage, change, names=names, keys=keys))
+
+
+def keep(conn: Connection, task: Task, kept: Sequence[Noted]) -> None:
+    """Originals of a chunk into the quarantine."""
+    if kept:
+        statement = sql.SQL(
+            "COPY orcheo_archive.quarantine (tab, lo, rowid, key, col, path, original, form, reason, lossy) FROM STDIN"
+        )
+        rows = [
+            (task.table, task.lo, rowid, key, k.column, k.path, k.original, k.form, k.reason, is_lossy(k.reason))
+            for rowid, key, k in kept
+        ]
+        _copy(conn, statement, rows)
 
 
 def _copy(conn: Connection, statement: sql.SQL | sql.Composed, rows: Sequence[Sequence[Any]]) -> None:
@@ -234,14 +254,14 @@ class Worker:
         done = Done(task)
         with self.conn.transaction(), opened(self.setting.source.directory / table.file) as reading:
             noted = self.conn.execute(
-                "SELECT marks, rows, away, bytes FROM orcheo_archive.chunk WHERE tab = %s AND lo = %s",
+                "SELECT marks, rows, away, bytes, compared FROM orcheo_archive.chunk WHERE tab = %s AND lo = %s",
                 (task.table, task.lo),
             ).fetchone()
             if noted is None:
                 done.changed = True
                 self._load(reading, table, done, upsert=not task.fresh)
                 return done
-            done.before = int(noted[1])
+            done.before, done.compared = int(noted[1]), bool(noted[4])
             marks, apart = self._look(reading, table, task)
             if noted[0] == marks.raw:
                 done.rows, done.away, done.bytes = int(noted[1]), int(noted[2]), int(noted[3])
@@ -257,10 +277,11 @@ class Worker:
     def _look(self, reading: Any, table: Found, task: Task) -> tuple[Marks, bool]:
         """What a chunk holds now, and whether each of its rows can be brought without the others."""
         marks = Marks()
+        converter = self.converter(table) if table.known else None
         keys = [table.names.index(name) for name in table.known.key] if table.known else []
         kinds = set()  # a text and the same bytes are two keys in SQLite and one in the target: `_first_of_its_name`
         for rowid, row in read(reading, table, task.lo, self.setting.widths[task.table]):
-            marks.add(rowid, row)
+            marks.add(rowid, (*row, *converter.beside(row)) if converter else row)
             kinds.add(tuple(type(row[i]) for i in keys))
         return marks, bool(table.known and table.rowid and len(kinds) <= 1 and table.name not in SHARING)
 
@@ -282,24 +303,25 @@ class Worker:
         seen = Marks()
         try:
             with self.conn.transaction():
-                kept = self._fast(rows(), table, done, seen, upsert=upsert)
+                self._fast(rows(), table, done, seen, upsert=upsert)
         except OF_A_ROW:
             done.away, seen = 0, Marks()
-            kept = self._carefully(rows(), table, done, seen, upsert=upsert)
+            self._carefully(rows(), table, done, seen, upsert=upsert)
         done.brought = seen.rows
         marks = seen if marks is None or done.only is None else marks
         done.rows, done.bytes = marks.rows, marks.bytes
-        self._note(task, done, marks, kept)
+        self._note(task, done, marks)
 
-    def _fast(self, rows: Rows, table: Found, done: Done, marks: Marks, *, upsert: bool) -> list[Noted]:
+    def _fast(self, rows: Rows, table: Found, done: Done, marks: Marks, *, upsert: bool) -> None:
         if table.known is None:
-            return self._archive(rows, table, done, marks)
+            self._archive(rows, table, done, marks)
+            return
         converter = self.converter(table)
-        writer = Writer(self.conn, converter, self.setting.catalogue, upsert=upsert)
+        writer = Writer(self.conn, done.task, converter, self.setting.catalogue, upsert=upsert)
         blobs: dict[Row, bytes] = {}
         names: set[Row] = set()
         for rowid, row in rows:
-            marks.add(rowid, row)
+            marks.add(rowid, (*row, *converter.beside(row)))
             key = converter.key_of(row)
             made = self._first_of_its_name(converter, converter.convert(row), row, names)
             if table.name == "checkpoints":
@@ -308,7 +330,6 @@ class Worker:
             self._strict(table, key, made)
             writer.add(rowid, key, made)
         writer.flush()
-        return writer.kept
 
     def _first_of_its_name(
         self, converter: Converter, made: Converted, row: Sequence[Any], names: set[Row]
@@ -323,29 +344,27 @@ class Worker:
         names.add(name)
         return made
 
-    def _carefully(self, rows: Rows, table: Found, done: Done, marks: Marks, *, upsert: bool) -> list[Noted]:
+    def _carefully(self, rows: Rows, table: Found, done: Done, marks: Marks, *, upsert: bool) -> None:
         """One row at a time: a row that PostgreSQL refuses goes into the quarantine whole."""
         converter = self.converter(table)
-        kept: list[Noted] = []
         names: set[Row] = set()
         for rowid, row in rows:
-            marks.add(rowid, row)
+            marks.add(rowid, (*row, *converter.beside(row)))
             key, made = converter.key_of(row), converter.convert(row)
             made = self._first_of_its_name(converter, made, row, names)
             try:
                 with self.conn.transaction():
-                    writer = Writer(self.conn, converter, self.setting.catalogue, upsert=upsert)
+                    writer = Writer(self.conn, done.task, converter, self.setting.catalogue, upsert=upsert)
                     writer.add(rowid, key, made)
                     writer.flush()
             except OF_A_ROW as error:
                 reason = f"{REFUSED}: {error.diag.message_primary or error}"
                 made = converter.apart(row, reason)
+                keep(self.conn, done.task, [(rowid, list(key), one) for one in made.kept])
             done.away += not made.rows
             self._strict(table, key, made)
-            kept += [(rowid, list(key), one) for one in made.kept]
-        return kept
 
-    def _archive(self, rows: Rows, table: Found, done: Done, marks: Marks) -> list[Noted]:
+    def _archive(self, rows: Rows, table: Found, done: Done, marks: Marks) -> None:
         """A table that the newest release doesn't have: its rows as they are, as JSON (`convert.whole`)."""
         place = sql.Identifier(ARCHIVE, table.name)
         made = []
@@ -358,7 +377,6 @@ class Worker:
             (lo, min(lo + width - 1, LAST_ROWID)),
         )
         _copy(self.conn, sql.SQL("COPY {} FROM STDIN").format(place), made)
-        return []
 
     def _strict(self, table: Found, key: tuple[str, ...], made: Converted) -> None:
         bad = next((one for one in made.kept if is_lossy(one.reason)), None) if self.setting.options.strict else None
@@ -368,23 +386,15 @@ class Worker:
                 f"--strict: PostgreSQL can't hold {where} as it is ({bad.reason}); nothing of its chunk was copied"
             )
 
-    def _note(self, task: Task, done: Done, marks: Marks, kept: Sequence[Noted]) -> None:
-        statement = sql.SQL(
-            "COPY orcheo_archive.quarantine (tab, lo, rowid, key, col, path, original, form, reason, lossy) FROM STDIN"
-        )
-        if kept:
-            rows = [
-                (task.table, task.lo, rowid, key, k.column, k.path, k.original, k.form, k.reason, is_lossy(k.reason))
-                for rowid, key, k in kept
-            ]
-            _copy(self.conn, statement, rows)
+    def _note(self, task: Task, done: Done, marks: Marks) -> None:
         if done.only is not None:
             query = "SELECT count(*) FROM orcheo_archive.quarantine WHERE tab = %s AND lo = %s AND col IS NULL"
             row = self.conn.execute(query, (task.table, task.lo)).fetchone()
             done.away = int(row[0]) if row else 0
         self.conn.execute(
-            "INSERT INTO orcheo_archive.chunk (tab, lo, rows, away, bytes, marks) VALUES (%s, %s, %s, %s, %s, %s)"
-            " ON CONFLICT (tab, lo) DO UPDATE SET rows = EXCLUDED.rows, away = EXCLUDED.away, bytes = EXCLUDED.bytes, marks = EXCLUDED.marks",
+            "INSERT INTO orcheo_archive.chunk AS c (tab, lo, rows, away, bytes, marks) VALUES (%s, %s, %s, %s, %s, %s)"
+            " ON CONFLICT (tab, lo) DO UPDATE SET rows = EXCLUDED.rows, away = EXCLUDED.away, bytes = EXCLUDED.bytes, marks = EXCLUDED.marks,"
+            " compared = false, pending = c.pending OR c.rows > 0",
             (task.table, task.lo, done.rows, done.away, done.bytes, bytes(marks.raw)),
         )
 

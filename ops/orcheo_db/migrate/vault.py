@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from orcheo_db import app_secrets
 from orcheo_db.errors import UserError
-from orcheo_db.migrate.source import Source, opened
+from orcheo_db.migrate.source import Source, steady
 from orcheo_db.runtime.vault import payloads
 
 NONCE = 12  # bytes before the ciphertext
@@ -42,12 +42,15 @@ def count(source: Source, text: str | None) -> tuple[int, int]:
     if table is None:
         return 0, 0
     cipher = AESGCM(hashlib.sha256(text.encode()).digest()) if text else None
-    number = unreadable = 0
-    with opened(source.directory / table.file) as connection:
+
+    def look(connection: Any) -> tuple[int, int]:
+        number = unreadable = 0
         for (payload,) in connection.execute("SELECT payload FROM credentials"):
             number += 1
             unreadable += cipher is None or not _opens(cipher, payload)
-    return number, unreadable
+        return number, unreadable
+
+    return steady(source.directory / table.file, look)
 
 
 def _opens(cipher: AESGCM, payload: Any) -> bool:

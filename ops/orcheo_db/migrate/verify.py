@@ -155,7 +155,9 @@ class Checker:
                 made = converter.convert(row)
                 batch.append((key, made, row))
                 length = size_of(row)
-                size, found.bytes = size + length, found.bytes + length
+                found.bytes += length
+                # With an attachment's contents; a checkpoint's blobs are parts of its row.
+                size += max(length, sum(size_of(values) for _, values in made.rows))
                 if size > BATCH_BYTES:
                     self._batch(table, converter, batch, found)
                     batch, size = [], 0
@@ -200,6 +202,8 @@ class Checker:
             if made.rows:
                 name = tuple(str(made.rows[0][1][i]) for i in place)
                 row = there.get(name)
+                if row is not None and not self.worker.setting.originals:
+                    row = _as_written(converter, row, kept.get(key, []))
                 actual = None if row is None else form([from_target(k, v) for k, v in zip(kinds, row, strict=True)])
                 if actual is not None and extra is not None:
                     actual.append(_joined(extra.get(name, [])))
@@ -304,6 +308,23 @@ class Checker:
             found.target = total((found.target, digest([str(there[0]).encode()])))
             if str(there[0]).encode() != mine:
                 found.note((str(rowid),), "differs in the archive")
+
+
+def columns_escaped(kept: Sequence[Kept]) -> frozenset[str]:
+    """A row's columns (SQLite's) in which something stands for characters that PostgreSQL can't hold: others have none of the escapes."""
+    return frozenset(one.column for one in kept if one.column and one.path is None and one.reason not in BY_US)
+
+
+def _as_written(converter: Converter, row: Sequence[Any], kept: Sequence[Kept]) -> tuple[Any, ...]:
+    """The target's row as a migration of the files that a rollback wrote would give it: U+FDD0 of the app's own is escaped then."""
+    names = {to: name for _, name, to in converter.pairs}
+    escaped = columns_escaped(kept)
+    return tuple(
+        text.there_and_back(converter.types[to], value, escaped=names.get(to) in escaped)
+        if isinstance(value, str)
+        else value
+        for to, value in zip(converter.into, row, strict=True)
+    )
 
 
 def originals(conn: Connection, table: str, keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], list[Kept]]:
