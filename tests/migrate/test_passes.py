@@ -150,7 +150,17 @@ def test_attachments_that_are_found_later_and_only_there(own: Installation, tmp_
     files.mkdir()
     (files / "f_notes.txt").write_bytes(b"half")
     assert migrate(own, "run", source, "--attachments", str(files))["changed"] == {"chat_attachments": 1}
-    (files / "f_notes.txt").write_bytes(b"whole of it")  # the upload went on
+    hidden = files.rename(tmp_path / "elsewhere")
+    refused = own.run("migrate", "run", str(source))  # a mount that is missing is not taken for deleted files
+    assert refused.code == 2 and f"{files}, where attachments' files were looked for before" in refused.stderr, refused
+    hidden.rename(files)
+    (files / "f_notes.txt").unlink()
+    assert migrate(own, "run", source)["changed"] == {"chat_attachments": 1}
+    assert (
+        query(own, "SELECT count(*) FROM chat_attachment_blobs") == [(0,)]
+        and reasons(own)["storage_path", "attachment without its file"] == 2
+    )
+    (files / "f_notes.txt").write_bytes(b"whole of it")
     (files / "g_short.txt").write_bytes(b"g")
     assert migrate(own, "run", source)["changed"] == {"chat_attachments": 2}  # the directory is known from before
     content = "SELECT attachment_id, convert_from(content, 'UTF8') FROM chat_attachment_blobs ORDER BY 1"
@@ -162,6 +172,9 @@ def test_attachments_that_are_found_later_and_only_there(own: Installation, tmp_
     migrate(own, "cutover", source)
     assert query(own, content) == [("f", "whole of it"), ("g", "g")]
     new = "size_bytes = 22, sha256 = encode(sha256('the app has changed it'), 'hex')"
+    files.rename(tmp_path / "elsewhere")
+    refused = own.run("migrate", "rollback", str(source), "--to", str(tmp_path / "never"), "--attachments", str(files))
+    assert refused.code == 2 and not (tmp_path / "never").exists()
     superuser(
         own,
         f"UPDATE chat_attachment_blobs SET content = 'the app has changed it', {new} WHERE attachment_id = 'f'",

@@ -36,6 +36,8 @@ def test_a_snapshot_is_never_put_over_the_users_own_files(tmp_path: Path, place:
 def test_a_directory_that_is_not_the_toolkits_is_left_alone(tmp_path: Path) -> None:
     foreign = tmp_path / "work" / "snapshot"
     foreign.mkdir(parents=True)
+    assert _own(foreign, original(tmp_path / "orcheo")) == foreign  # empty: left by one that was killed
+    (foreign / "theirs").touch()
     with pytest.raises(UserError, match=f"no snapshot of this toolkit .it has no file {MARKER}.*Nothing was changed"):
         _own(foreign, original(tmp_path / "orcheo"))
     assert _own(tmp_path / "work" / "other", original(tmp_path / "orcheo")) == tmp_path / "work" / "other"

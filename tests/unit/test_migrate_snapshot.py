@@ -255,10 +255,10 @@ def test_a_writer_that_comes_while_a_quiet_file_is_copied(tmp_path: Path, monkey
     with closing(sqlite3.connect(tmp_path / FILE)) as conn:
         conn.execute("PRAGMA journal_mode = WAL")
     come: list[sqlite3.Connection] = []
-    connect = source.connect
+    connect = source._connect_as
 
-    def connect_and_then(path: Path) -> sqlite3.Connection:
-        reading = connect(path)
+    def connect_and_then(path: Path, way: str) -> sqlite3.Connection:
+        reading = connect(path, way)
         reading.execute(
             "SELECT count(*), sum(length(payload)) FROM workflows"
         ).fetchone()  # some pages are in its memory
@@ -269,10 +269,26 @@ def test_a_writer_that_comes_while_a_quiet_file_is_copied(tmp_path: Path, monkey
         come[0].execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return reading
 
-    monkeypatch.setattr(source, "connect", connect_and_then)
+    monkeypatch.setattr(source, "_connect_as", connect_and_then)
     copy(tmp_path / FILE, tmp_path / "copy.sqlite")
     come[0].close()
     assert count(tmp_path / "copy.sqlite") == sum(row["id"] <= "w3" for row in ROWS)
+
+
+def test_what_passes_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The app's last connection goes, and the -shm that was there a moment ago with it: nothing was written, the file is whole."""
+    install(tmp_path, {"workflows": ROWS}, files=[FILE])
+    with closing(sqlite3.connect(tmp_path / FILE)) as conn:
+        conn.execute("PRAGMA journal_mode = WAL")
+    ways = iter([source.SHARED, source.SHARED])
+    way = source._way
+    monkeypatch.setattr(source, "_way", lambda path: next(ways, None) or way(path))
+    assert source.steady(tmp_path / FILE, lambda conn: conn.execute("SELECT count(*) FROM workflows").fetchone()) == (
+        len(ROWS),
+    )
+    monkeypatch.setattr(source, "_live", set())
+    copy(tmp_path / FILE, tmp_path / "copy.sqlite")
+    assert count(tmp_path / "copy.sqlite") == len(ROWS)
 
 
 @pytest.mark.parametrize("mode", ["WAL", "DELETE"])
@@ -359,7 +375,13 @@ def _writers_of_this_process(found: Any) -> list[str]:
 
 
 def test_keys_of_payloads(tmp_path: Path) -> None:
-    documents = ['{"name": 1, "handle": 2}', b'{"draft_access": {"x": 1}}', "{", '["z"]', '{"n": NaN}']
+    documents = [
+        '{"name": 1, "handle": 2, "c\\ud800d": 1}',
+        b'{"draft_access": {"x": 1}}',
+        "{",
+        '["z"]',
+        '{"n": NaN}',
+    ]
     rows: list[dict[str, Any]] = [{"id": f"w{i}", "payload": document} for i, document in enumerate(documents)]
     install(tmp_path, {"workflows": rows}, files=[FILE])
     assert keys(look(tmp_path))["workflows"] == ["draft_access", "handle", "name"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -148,6 +147,7 @@ class Converter:
         self.into: tuple[str, ...] = (*(to for _, _, to in self.pairs), *self._added())
         self.makers = [self._maker(name, to) for _, name, to in self.pairs]
         self.key = [self.columns.index(name) for name in self.table.key]
+        self._listed: dict[Path, Mapping[str, Path]] = {}
 
     def _added(self) -> tuple[str, ...]:
         """Columns that the source lacks and that are filled here."""
@@ -419,8 +419,20 @@ class Converter:
             yield from (root.joinpath(*path.parts[i:]) for i in range(1 if path.is_absolute() else 0, len(path.parts)))
         for root in roots:
             for directory in (root / CHATKIT, root):
-                with suppress(OSError, ValueError, NotImplementedError):
-                    yield from sorted(directory.glob(f"{glob.escape(key)}_*"))
+                if file := self._named(directory).get(key):
+                    yield file
+
+    def _named(self, directory: Path) -> Mapping[str, Path]:
+        """Ids to a directory's files ID_NAME; an id may hold underscores itself. Read once: a look for each row would be quadratic."""
+        if directory not in self._listed:
+            found: dict[str, Path] = {}
+            with suppress(OSError):
+                for file in sorted(directory.iterdir()):
+                    parts = file.name.split("_")
+                    for i in range(1, len(parts)):
+                        found.setdefault("_".join(parts[:i]), file)
+            self._listed[directory] = found
+        return self._listed[directory]
 
     def _store(self, main: dict[str, Value], done: Converted) -> str:
         prefix, key = str(main["prefix"]), str(main["key"])

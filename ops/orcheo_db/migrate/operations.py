@@ -106,6 +106,8 @@ def _opened(place: Place) -> Iterator[run.Connection]:
     conn = run.connected(place.dsn)
     try:
         run.alone(conn)
+        if state.read(conn) is not None:
+            state.prepare(conn)
         yield conn
     finally:
         conn.close()
@@ -134,7 +136,7 @@ def migrate(place: Place, directory: Path, options: Options, workspace: str | No
         found.report["snapshot"] = (directory / MARKER).read_text(encoding="utf-8")
         found.report["keys"] = {**found.report.get("keys", {}), **keys(source)}
         state.write(conn, found)
-        chosen = run.options_of(found, options)
+        chosen = _there(run.options_of(found, options))
         fresh = before is None or (before.phase == COPYING and whole)
         counts = run.copy(place.dsn, conn, source, found, chosen, report, fresh=fresh)
         return {
@@ -164,7 +166,7 @@ def verify(place: Place, directory: Path, options: Options, report: Report) -> d
                 f"the snapshot in {place.work} is gone: `orcheo-db migrate run` takes a new one and brings what has changed since"
             )
         source = look(place.work / SNAPSHOT, original.origin)
-        results = run.verify(place.dsn, conn, source, found, run.options_of(found, options), report)
+        results = run.verify(place.dsn, conn, source, found, _there(run.options_of(found, options)), report)
         ok = all(result.ok for result in results)
         if ok:
             with conn.transaction():
@@ -224,7 +226,7 @@ def cutover(
         found = run.begin(conn, source, original, options, None, place.name(original.origin))
         if found.report.pop("snapshot", None):  # from now on an older one than what was copied last
             state.write(conn, found)
-        chosen = run.options_of(found, options)
+        chosen = _there(run.options_of(found, options))
         counts = run.copy(place.dsn, conn, source, found, chosen, report, fresh=False)
         results = _compare(place, conn, source, found, chosen, counts["tasks"])
         if any(not result.ok for result in results):
@@ -263,6 +265,20 @@ def cutover(
         }
 
 
+def _there(options: Options) -> Options:
+    """Options whose directories of attachments are all there: a missing mount is not taken for deleted files.
+
+    Raises:
+        UserError: one is not.
+    """
+    for place in options.attachments:
+        if not place.is_dir():
+            raise UserError(
+                f"{place}, where attachments' files were looked for before (--attachments), is no directory any more: have it back first. Nothing was changed."
+            )
+    return options
+
+
 def _refuse_writes(original: Source, stamps: Mapping[str, Stamp]) -> None:
     if stamps != _stamps(original):
         raise CheckFailed(
@@ -287,9 +303,10 @@ def _own(directory: Path, original: Source) -> Path:
         raise UserError(
             f"the snapshot's place {directory} is in or around {theirs} itself: name another one with --work"
         )
-    if directory.exists() and not (directory / MARKER).is_file():
+    if directory.exists() and not (directory / MARKER).is_file() and any(directory.iterdir()):
         raise UserError(
-            f"{directory} is there and no snapshot of this toolkit (it has no file {MARKER}): name another place with --work. Nothing was changed."
+            f"{directory} is there and no snapshot of this toolkit (it has no file {MARKER}): name another place with --work, or remove it."
+            " Nothing was changed."
         )
     return directory
 
@@ -324,7 +341,8 @@ def rollback(place: Place, directory: Path, out: Path, options: Options, report:
     Raises:
         UserError: nothing was migrated from there, the app works, or `out` exists. CheckFailed: what was written differs.
     """
-    if out.exists():
+    unfinished = (out / MARKER).is_file()  # renamed, and then the target was lost before it noted that
+    if out.exists() and not unfinished:
         raise UserError(f"{out} exists: name a directory that doesn't with --to. Nothing was changed.")
     with _opened(place) as conn:
         found = state.read(conn)
@@ -338,7 +356,8 @@ def rollback(place: Place, directory: Path, out: Path, options: Options, report:
         part = out.with_name(f"{out.name}.part")
         if part.exists() and not (part / MARKER).is_file():
             raise UserError(f"{part} is there and not a rollback's: name another place with --to. Nothing was changed.")
-        shutil.rmtree(part, ignore_errors=True)
+        for earlier in (part, out) if unfinished else (part,):
+            shutil.rmtree(earlier, ignore_errors=True)
         part.mkdir(mode=0o700, parents=True)
         (part / MARKER).touch()
         begun = time.monotonic()
@@ -352,13 +371,14 @@ def rollback(place: Place, directory: Path, out: Path, options: Options, report:
             ok = all(result.ok for result in results)
             if ok:
                 back.refuse_waiting(conn)
-                (part / MARKER).unlink()
                 back.settle(part)
                 part.rename(out)
                 back.sync(out.parent)
                 found.phase = ROLLED_BACK
                 found.report["rolled_back_to"] = str(out)
                 state.write(conn, found)
+        if ok:
+            (out / MARKER).unlink()
         tables = [result.document() for result in results]
         if not ok:
             bad = next(result for result in results if not result.ok)

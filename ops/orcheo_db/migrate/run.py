@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -254,8 +254,7 @@ def copy(
     progress = Progress(_bytes(source))
     changed: dict[str, int] = {}
     # Tables that may hold rows which the source has no more: of an earlier pass too, which did not come to its end.
-    left = conn.execute("SELECT DISTINCT tab FROM orcheo_archive.chunk WHERE pending").fetchall()
-    suspects: set[str] = {*found.report.pop("suspects", []), *(tab for (tab,) in left)}
+    suspects: set[str] = {*found.report.pop("suspects", []), *_pending(conn)}
     thorough = set(suspects)
     brought: dict[tuple[str, int], Check] = {}
 
@@ -280,6 +279,7 @@ def copy(
     tables = sorted(source.data, key=lambda table: table.level)
     _look_again(conn, [table.name for table in tables], ORPHAN)  # the parent may be there now
     through(tables)
+    suspects |= _pending(conn)  # what a worker brought and could not say
     again = set()
     for table in reversed(tables):
         if table.known and table.name in suspects:
@@ -293,7 +293,7 @@ def copy(
     if again:
         fresh = False
         through([table for table in tables if table.name in again])
-    _finish(dsn, conn, found)
+    _finish(dsn, conn, found, suspects)
     return {
         "rows": progress.rows,
         "bytes": progress.bytes,
@@ -301,6 +301,11 @@ def copy(
         "changed": changed,
         "tasks": list(brought.values()),
     }
+
+
+def _pending(conn: Connection) -> set[str]:
+    """Tables with chunks that had rows before and were brought again since somebody looked for what the source has no more."""
+    return {tab for (tab,) in conn.execute("SELECT DISTINCT tab FROM orcheo_archive.chunk WHERE pending")}
 
 
 def _look_again(conn: Connection, tables: list[str], reason: str | None = None) -> set[str]:
@@ -360,7 +365,7 @@ def _drop_indexes(conn: Connection, found: State) -> None:
         state.write(conn, found)
 
 
-def _finish(dsn: str, conn: Connection, found: State) -> None:
+def _finish(dsn: str, conn: Connection, found: State, suspects: Collection[str]) -> None:
     """Indexes, statistics, sequences, owners of workspaces; then the copy counts as done."""
     if found.indexes:
         rebuild(dsn, found.indexes)
@@ -376,7 +381,9 @@ def _finish(dsn: str, conn: Connection, found: State) -> None:
         found.phase = COPIED
         state.write(conn, found)
         state.stamp(conn, "copied_at")
-        conn.execute("UPDATE orcheo_archive.chunk SET pending = false WHERE pending")
+        conn.execute(
+            "UPDATE orcheo_archive.chunk SET pending = false WHERE pending AND tab = ANY (%s)", (list(suspects),)
+        )
     # By columns: what the expressions of indexes give (the full-text search's, of every message) takes a hundred times longer, and no
     # plan of the app or of `orcheo-db search` needs it; autovacuum sees to it later.
     types = state.catalogue(conn).types

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.migrate.layout import BY_NAME, COUNTERS, FORMER, NEWER, STORE_MIGRATIONS, Table
+from orcheo_db.migrate.text import clean
 
 MAGIC = b"SQLite format 3\x00"
 SUFFIXES = (".sqlite", ".sqlite3", ".db")
@@ -172,6 +173,10 @@ def _ask(found: Source, table: Found, query: str) -> tuple[Any, ...] | None:
     return steady(found.directory / table.file, first)
 
 
+# A file that comes and goes under us, as far as SQLite can say so: "unable to open" where its -shm has just gone, a lock, a lost race.
+PASSING = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL})
+
+
 def steady(path: Path, ask: Callable[[sqlite3.Connection], R]) -> R:
     """Ask a file something short; again where it changed meanwhile.
 
@@ -179,14 +184,21 @@ def steady(path: Path, ask: Callable[[sqlite3.Connection], R]) -> R:
         UserError: it can't be read.
     """
     for left in reversed(range(TRIES)):
-        before = stamp(path)
+        before, known = stamp(path), real(path) in _live
         try:
             with opened(path) as connection:
-                return ask(connection)
+                found = ask(connection)
+            if known or not left or not changed(path, before):
+                return found
         except (sqlite3.DatabaseError, FileNotFoundError) as error:
-            if not left or not changed(path, before):
+            if not left or not (_passing(error) or changed(path, before)):
                 raise _unreadable(path, error) from None
+            _live.add(real(path))
     raise AssertionError
+
+
+def _passing(error: Exception) -> bool:
+    return isinstance(error, sqlite3.DatabaseError) and getattr(error, "sqlite_errorcode", 0) & 0xFF in PASSING
 
 
 def changed(path: Path, before: Stamp) -> bool:
@@ -285,21 +297,37 @@ def connect(path: Path) -> sqlite3.Connection:
     Raises:
         sqlite3.DatabaseError: it can't be read. UserError: there is no space for a copy of it.
     """
-    path = real(path)
+    return _connect_as(real(path), _way(real(path)))
+
+
+APART, SHARED, ALONE, JOURNAL, LIVE = "a copy", "its -shm", "immutable", "a journal", "beside writers"
+
+
+def _way(path: Path) -> str:
+    """How a file is to be read now."""
     wal, shm, journal = (beside(path, end) for end in ("-wal", "-shm", "-journal"))
     if path in _live:
-        return _beside_writers(path)
+        return LIVE
     if _size(wal) > 0 and not shm.exists():
-        return _connect(_apart(path), "&immutable=1")
-    if _size(journal) == 0:
-        return _connect(path, "&readonly_shm=1" if shm.exists() else "&immutable=1")
-    connection = _connect(path, "")
-    try:
-        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError:  # no writer's at work: it has to be rolled back
-        connection.close()
-        return _connect(_apart(path), "&immutable=1")
-    return connection
+        return APART
+    if _size(journal):
+        return JOURNAL
+    return SHARED if shm.exists() else ALONE
+
+
+def _connect_as(path: Path, way: str) -> sqlite3.Connection:
+    if way == LIVE:
+        return _beside_writers(path)
+    if way in (SHARED, ALONE):
+        return _connect(path, "&readonly_shm=1" if way == SHARED else "&immutable=1")
+    if way == JOURNAL:
+        connection = _connect(path, "")
+        try:
+            connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+            return connection
+        except sqlite3.OperationalError:  # no writer's at work: it has to be rolled back
+            connection.close()
+    return _connect(_apart(path), "&immutable=1")
 
 
 def _beside_writers(path: Path) -> sqlite3.Connection:
@@ -419,13 +447,13 @@ def copy(path: Path, to: Path) -> None:
 
 def _back_up(path: Path, part: Path) -> None:
     """By SQLite's backup: at first as if nobody wrote, then under a lock."""
-    before, locked = stamp(path), beside(path, "-shm").exists()
+    before, way = stamp(path), _way(path)
     try:
-        _backup(connect(path), part)
-        if locked or not changed(path, before):
+        _backup(_connect_as(path, way), part)
+        if way != ALONE or not changed(path, before):
             return
     except sqlite3.DatabaseError as error:
-        if not changed(path, before):
+        if not (_passing(error) or changed(path, before)):
             raise _damaged(path, error) from None
     try:
         if _wal(path):
@@ -445,7 +473,10 @@ def _locked(path: Path, part: Path) -> None:
     _copy_bytes(path, part)
 
 
-def _damaged(path: Path, error: sqlite3.Error) -> CheckFailed:
+def _damaged(path: Path, error: sqlite3.DatabaseError) -> Exception:
+    """What a copy that failed ends a command with; a full disk is no damage."""
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+        return error
     return CheckFailed(
         f"{path} can't be copied ({error}): see `sqlite3 {path.name} 'PRAGMA integrity_check'`. {UNTOUCHED}"
     )
@@ -484,6 +515,8 @@ def _settle(part: Path) -> None:
     try:
         connection.execute("PRAGMA journal_mode = DELETE").fetchone()
     except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+            raise
         raise CheckFailed(
             f"the copy of {part.name.removesuffix('.part')} can't be read ({error}): it is damaged"
         ) from None
@@ -563,7 +596,10 @@ def keys(source: Source) -> dict[str, list[str]]:
                 " WHERE typeof(each.key) = 'text'"
             )
             with opened(source.directory / table.file) as connection:
-                found[table.name] = sorted(str(key) for (key,) in connection.execute(query))
+                given = (str(key) for (key,) in connection.execute(query))
+                found[table.name] = sorted(
+                    key for key in given if clean(key)[0] == key
+                )  # no model's field has another name
     return found
 
 

@@ -52,9 +52,6 @@ CREATE TABLE IF NOT EXISTS orcheo_archive.chunk (
     pending  boolean NOT NULL DEFAULT false,-- its table was not yet looked through for rows that the source has no more
     PRIMARY KEY (tab, lo)
 );
-ALTER TABLE orcheo_archive.chunk
-    ADD COLUMN IF NOT EXISTS compared boolean NOT NULL DEFAULT false,  -- a migration that an earlier toolkit began
-    ADD COLUMN IF NOT EXISTS pending boolean NOT NULL DEFAULT false;
 CREATE TABLE IF NOT EXISTS orcheo_archive.quarantine (
     tab      text NOT NULL,
     lo       bigint NOT NULL,
@@ -70,6 +67,7 @@ CREATE TABLE IF NOT EXISTS orcheo_archive.quarantine (
 CREATE INDEX IF NOT EXISTS quarantine_key ON orcheo_archive.quarantine (tab, key);
 CREATE INDEX IF NOT EXISTS quarantine_chunk ON orcheo_archive.quarantine (tab, lo);
 """
+_MARKS = ("compared", "pending")  # what a migration that an earlier toolkit began does not have
 
 
 @dataclass
@@ -110,6 +108,14 @@ def prepare(conn: Connection) -> None:
     """Make the schema."""
     with conn.transaction():
         conn.execute(_SCHEMA)  # type: ignore[arg-type, unused-ignore]
+        query = (
+            "SELECT attname::text FROM pg_attribute WHERE attrelid = 'orcheo_archive.chunk'::regclass AND attnum > 0"
+        )
+        there = {name for (name,) in conn.execute(query)}
+        for name in _MARKS:
+            if name not in there:
+                add = sql.SQL("ALTER TABLE orcheo_archive.chunk ADD COLUMN {} boolean NOT NULL DEFAULT false")
+                conn.execute(add.format(sql.Identifier(name)))
         conn.execute(sql.SQL("GRANT USAGE ON SCHEMA orcheo_archive TO {r}").format(r=sql.Identifier(READER)))
         conn.execute(
             sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA orcheo_archive TO {r}").format(r=sql.Identifier(READER))

@@ -18,7 +18,7 @@ from orcheo_db import database
 from orcheo_db.errors import CheckFailed
 from orcheo_db.migrate.convert import LOSSY, REFUSED, UNSPLIT, Converted, Converter, Kept, Options, Row, whole
 from orcheo_db.migrate.home import Home, Lookup
-from orcheo_db.migrate.layout import ARCHIVE, BLOBS
+from orcheo_db.migrate.layout import ARCHIVE, ATTACHMENT_BLOBS, BLOBS
 from orcheo_db.migrate.source import Found, Source, opened
 from orcheo_db.migrate.state import APPLICATION, Catalogue, settle
 
@@ -139,8 +139,18 @@ class Writer:
         """Send what there is, parents before what belongs to them."""
         for table, rows in self.rows.items():
             self._send(table, rows)
+        if self.upsert and "chat_attachments" in self.rows:
+            self._without_contents()
         keep(self.conn, self.task, self.kept)
         self.rows, self.kept, self.bytes = {}, [], 0
+
+    def _without_contents(self) -> None:
+        """An attachment whose file is gone has no contents any more (and a note of it in the quarantine)."""
+        ids = {row[self.converter.into.index("id")] for row in self.rows["chat_attachments"]}
+        ids -= {row[0] for row in self.rows.get(ATTACHMENT_BLOBS, [])}
+        self.conn.execute(
+            "DELETE FROM public.chat_attachment_blobs WHERE attachment_id = ANY (%s)", (sorted(map(str, ids)),)
+        )
 
     def _send(self, table: str, rows: Sequence[Row]) -> None:
         names = sql.SQL(", ").join(map(sql.Identifier, self.converter.columns_of(table)))
