@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,8 +79,8 @@ def running(own: Installation) -> dict[str, str]:
 
 def wait_ready(own: Installation) -> None:
     def ready() -> bool:
-        containers = [own.target().container(name) for name in PROCESSES]
-        return all(c is not None and c.attrs["State"].get("Health", {}).get("Status") == "healthy" for c in containers)
+        health = {state.name: state.health for state in own.target().services()}
+        return all(health.get(name) == "healthy" for name in PROCESSES)
 
     wait_until(ready, "the app to be healthy", 90)
 
@@ -271,10 +270,8 @@ def test_the_way_back(old, seeded, upgraded):
     refused = old.run("up")  # still the new pair: it does not go on the old data
     assert refused.code == 1 and "bridge release" in refused.message, refused.stderr
     old.extra |= BRIDGE
-    started = time.monotonic()
     old.ok("up")
     wait_ready(old)
-    assert time.monotonic() - started < 120
     before = upgraded["contents_before"]
     after = contents(old)
     assert {name for name in before if after[name][0] < before[name][0]} == set()
