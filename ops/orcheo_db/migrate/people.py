@@ -25,6 +25,7 @@ from orcheo_db.bootstrap.job import OWNER
 from orcheo_db.console import Step, step
 from orcheo_db.errors import CheckFailed, UserError
 from orcheo_db.migrate import people_manifest, people_rows, people_tables, run
+from orcheo_db.migrate.back import sync
 from orcheo_db.migrate.people_manifest import Manifest, TableEntry
 from orcheo_db.migrate.people_tables import Connection, Table
 
@@ -54,9 +55,9 @@ def export(dsn: str, out: Path, form: str, names: Sequence[str]) -> dict[str, An
         manifest = _write(conn, part, form, names)
         _keep(part / people_manifest.NAME, [people_manifest.text(manifest).encode()])
         (part / MARKER).unlink()
-        _sync(part)
+        sync(part)
         part.rename(out)
-        _sync(out.parent)
+        sync(out.parent)
     written = manifest.tables
     return {
         "directory": str(out), "format": form, "database": manifest.database, "moment": manifest.moment, "lsn": manifest.lsn,
@@ -180,14 +181,6 @@ def _keep(path: Path, blocks: Iterable[bytes]) -> None:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # --- also the import's -------------------------------------------------------------------------------------------------------------
