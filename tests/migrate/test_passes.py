@@ -232,12 +232,20 @@ def test_texts_of_the_newest_app_that_look_like_escapes_go_back_as_they_are(own:
                 "UPDATE execution_history SET inputs = %s::jsonb WHERE execution_id = %s",
                 (json.dumps({"a": texts[i], texts[i]: 1}, ensure_ascii=False), key),
             )
+        connection.execute(
+            "INSERT INTO execution_history (execution_id, workflow_id, workspace_id, inputs, status, started_at, run_name)"
+            " SELECT %s, workflow_id, workspace_id, '{}', status, now(), 'key' FROM execution_history LIMIT 1",
+            (f"z{mark}",),
+        )
     to = tmp_path / "back"
     migrate(own, "rollback", source, "--to", str(to))
     found = sources.rows(to, "SELECT run_name, inputs FROM execution_history ORDER BY execution_id")
     names = [name.decode() for name, _ in found]  # type: ignore[attr-defined]
-    assert names == [f"a\x00{mark}", f"{mark}\u2400", texts[0], texts[1]]
-    assert [json.loads(inputs) for _, inputs in found] == [{"a": text, text: 1} for text in texts]  # type: ignore[arg-type]
+    assert names == [f"a\x00{mark}", f"{mark}\u2400", texts[0], texts[1], "key"]
+    assert [json.loads(inputs) for _, inputs in found] == [*({"a": text, text: 1} for text in texts), {}]  # type: ignore[arg-type]
+    assert sources.rows(to, "SELECT execution_id FROM execution_history WHERE run_name = 'key'") == [
+        (f"z{mark}".encode(),)
+    ]
 
 
 def test_an_app_that_writes_during_a_rollback_is_noticed(own: Installation, tmp_path: Path):
