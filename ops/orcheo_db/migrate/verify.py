@@ -182,10 +182,7 @@ class Checker:
         batch = [(key, converter.apart(row, refused[key]) if key in refused else made) for key, made, row in rows]
         wanted = [(key, made) for key, made in batch if made.rows]
         place = [converter.into.index(name) for name in self.catalogue.keys[into]]
-        asked = [tuple(made.rows[0][1][i] for i in place) for _, made in wanted]
-        if not self.worker.setting.originals:  # a key that the newest app made with U+FDD0 in it is no escaped one
-            asked += [raw for name in asked if (raw := _unescaped(name)) != name]
-        there = self._rows(into, converter.into, asked)
+        there = self._named(into, converter.into, [tuple(made.rows[0][1][i] for i in place) for _, made in wanted])
         extra = self._extra(into, wanted)
         ignored, unknown = self.worker.setting.ignore.get(table.name, (frozenset(), frozenset()))
         kinds = ["" if name in ignored else kind for name, kind in zip(converter.into, kinds, strict=True)]
@@ -205,8 +202,6 @@ class Checker:
             if made.rows:
                 name = tuple(str(made.rows[0][1][i]) for i in place)
                 row = there.get(name)
-                if row is None and not self.worker.setting.originals:
-                    row = there.get(tuple(map(str, _unescaped(name))))
                 if row is not None and not self.worker.setting.originals:
                     row = _as_written(converter, row, kept.get(key, []))
                 actual = None if row is None else form([from_target(k, v) for k, v in zip(kinds, row, strict=True)])
@@ -252,6 +247,19 @@ class Checker:
                 ):
                     return name
         return None
+
+    def _named(self, table: str, columns: Sequence[str], keys: Sequence[Row]) -> dict[tuple[str, ...], tuple[Any, ...]]:
+        """The target's rows, by key; in files that a rollback wrote U+FDD0 in a key may be the newest app's own, and is not escaped then."""
+        if self.worker.setting.originals:
+            return self._rows(table, columns, keys)
+        raw = {tuple(map(str, key)): _unescaped(key) for key in keys}
+        found = self._rows(
+            table, columns, [*keys, *(other for key, other in raw.items() if tuple(map(str, other)) != key)]
+        )
+        for key, other in raw.items():
+            if key not in found and (row := found.get(tuple(map(str, other)))) is not None:
+                found[key] = row
+        return found
 
     def _rows(self, table: str, columns: Sequence[str], keys: Sequence[Row]) -> dict[tuple[str, ...], tuple[Any, ...]]:
         """The target's rows of these keys, by key."""
