@@ -19,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orcheo_db.errors import CheckFailed, UserError
-from orcheo_db.migrate import pool, run, state, sync
+from orcheo_db.migrate import pool, run, state, sync, verify
 from orcheo_db.migrate.convert import LOSSY, REFUSED, UNSPLIT, Converted, Kept, Options
 from orcheo_db.migrate.home import Home
 from orcheo_db.migrate.layout import BLOBS, KNOWN
@@ -324,6 +324,13 @@ def test_a_table_s_result_is_its_chunks_together() -> None:
     for number in range(99):
         whole.note((str(number),), "is missing in the target")
     assert whole.mismatches == 100 and len(whole.wrong) == 50
+
+
+def test_a_key_as_the_newest_app_may_have_made_it() -> None:
+    mark = "\ufdd0"
+    assert verify._unescaped((f"a{mark}{mark}", "b", b"\x00", None, f"{mark}\u2400", f"{mark}\ufffdd83d")) == (
+        f"a{mark}", "b", b"\x00", None, f"{mark}\u2400", f"{mark}\ufffdd83d",
+    )  # fmt: skip
 
 
 def test_options_that_rows_depend_on_hold() -> None:

@@ -329,7 +329,13 @@ def columns_escaped(kept: Sequence[Kept]) -> frozenset[str]:
 
 
 def _unescaped(name: Row) -> Row:
-    return tuple(text.restore(part) if isinstance(part, str) else part for part in name)
+    """A key as the newest app may have made it: only of what PostgreSQL itself could hold."""
+
+    def part(value: Any) -> Any:
+        raw = text.restore(value) if isinstance(value, str) else value
+        return raw if isinstance(raw, str) and text.clean(raw)[1] <= {text.MARKED} else value
+
+    return tuple(part(value) for value in name)
 
 
 def _as_written(converter: Converter, row: Sequence[Any], kept: Sequence[Kept]) -> tuple[Any, ...]:
