@@ -6,7 +6,9 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,30 @@ DIRECTORY, ENVIRONMENT = "migrate", "orcheo.env"
 LINE_SECONDS = 10.0  # between two lines of progress in a log
 
 
+@dataclass(frozen=True)
+class Given:
+    """What `plan`, `run`, `verify`, `cutover` and `rollback` all take (`_options`)."""
+
+    directory: Path
+    work: Path | None
+    source: str | None
+    attachments: tuple[Path, ...]
+    naive: str
+
+
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def command(
+        *,
+        directory: Path,
+        work: Path | None,
+        source: str | None,
+        attachments: tuple[Path, ...],
+        naive: str,
+        **more: Any,
+    ) -> Any:
+        return function(given=Given(directory, work, source, attachments, naive), **more)
+
     for option in (
         click.option("--naive-timestamps", "naive", default="UTC", show_default=True, metavar="ZONE", help="The zone of timestamps that name none."),
         click.option("--attachments", "attachments", multiple=True, type=click.Path(path_type=Path), help="Where chat attachments' files are, beside their noted places."),
@@ -42,8 +67,8 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--source", metavar="NAME", help="How the target names the source, where that was moved or its machine renamed since."),
         click.argument("directory", metavar="SQLITE_DIR", type=click.Path(path_type=Path)),
     ):  # fmt: skip
-        function = option(function)
-    return function
+        command = option(command)
+    return command
 
 
 @click.group("migrate")
@@ -55,22 +80,13 @@ def migrate_group() -> None:
 @_options
 @click.option("--workspace", metavar="SLUG", help="Where rows go that no workspace owns. Default: default.")
 @pass_context
-def plan_(
-    context: Context,
-    directory: Path,
-    work: Path | None,
-    source: str | None,
-    attachments: tuple[Path, ...],
-    naive: str,
-    workspace: str | None,
-) -> None:
+def plan_(context: Context, given: Given, workspace: str | None) -> None:
     """What is in SQLITE_DIR and what a migration would meet. Reads only. Exit code 1: something wants a decision."""
-    del work, source
-    options = _chosen(naive, attachments)
+    options = _chosen(given)
     days = context.spec().app.chatkit_retention_days
     with _bar("Reading") as shown, _readable():
         found = make_plan(
-            directory.expanduser(),
+            given.directory.expanduser(),
             options,
             workspace,
             days,
@@ -81,7 +97,7 @@ def plan_(
     context.print(found)
     if found["decisions"]:
         raise CheckFailed(
-            f"{found['decisions']} of the points above want a decision; each has a default: `orcheo-db migrate run {directory}` goes on with them"
+            f"{found['decisions']} of the points above want a decision; each has a default: `orcheo-db migrate run {given.directory}` goes on with them"
         )
 
 
@@ -117,17 +133,15 @@ def _show_plan(found: dict[str, Any]) -> None:
 @click.option("--workspace", metavar="SLUG", help="Where rows go that no workspace owns. Default: default.")
 @click.option("--strict", is_flag=True, help="Stop at the first value that PostgreSQL can't hold as it is.")
 @pass_context
-def run_(
-    context: Context, directory: Path, work: Path | None, source: str | None, attachments: tuple[Path, ...], naive: str, workspace: str | None, strict: bool
-) -> None:  # fmt: skip
+def run_(context: Context, given: Given, workspace: str | None, strict: bool) -> None:
     """Copy all of SQLITE_DIR into the (empty) database, while the old app goes on. Run again it goes on, or brings what has changed."""
-    target, place = _place(context, work, source)
+    target, place = _place(context, given)
     with exclusive(target.store), _bar("Copying") as shown:
         found = operations.migrate(
-            place, directory.expanduser(), _chosen(naive, attachments, strict=strict), workspace, _shown(shown)
+            place, given.directory.expanduser(), _chosen(given, strict=strict), workspace, _shown(shown)
         )
     found.pop("tasks", None)
-    context.print(found, _run_text(found, directory))
+    context.print(found, _run_text(found, given.directory))
 
 
 def _run_text(found: dict[str, Any], directory: Path) -> str:
@@ -160,14 +174,12 @@ def _kept(found: dict[str, Any]) -> list[str]:
 @migrate_group.command("verify", cls=Command)
 @_options
 @pass_context
-def verify_(
-    context: Context, directory: Path, work: Path | None, source: str | None, attachments: tuple[Path, ...], naive: str
-) -> None:
+def verify_(context: Context, given: Given) -> None:
     """Compare every row in the database with what was copied, and ask the real app's stores for theirs. Exit code 1: something differs."""
-    target, place = _place(context, work, source)
+    target, place = _place(context, given)
     with exclusive(target.store):
         with _bar("Comparing") as shown:
-            found = operations.verify(place, directory.expanduser(), _chosen(naive, attachments), _shown(shown))
+            found = operations.verify(place, given.directory.expanduser(), _chosen(given), _shown(shown))
         key = found.pop("key")  # never printed
         found["app"] = _ask_app(target, key) if found["ok"] else None
     if not context.as_json:
@@ -182,7 +194,7 @@ def verify_(
         bad = next(table for table in found["tables"] if not table["ok"])
         raise CheckFailed(
             f"table {bad['table']} differs: {bad['wrong'][0]['key'] or 'a row'} {bad['wrong'][0]['what']}."
-            f" `orcheo-db migrate run {directory}` brings what differs again"
+            f" `orcheo-db migrate run {given.directory}` brings what differs again"
         )
 
 
@@ -213,24 +225,16 @@ def _stack(target: Target) -> ComposeTarget:
 @_options
 @click.option("--force", is_flag=True, help="Go on although a process has a file open (you know that it only reads).")
 @pass_context
-def cutover_(
-    context: Context,
-    directory: Path,
-    work: Path | None,
-    source: str | None,
-    attachments: tuple[Path, ...],
-    naive: str,
-    force: bool,
-) -> None:
+def cutover_(context: Context, given: Given, force: bool) -> None:
     """With the old app stopped: bring what changed since the copy, verify it, write the new app's environment. Says the seconds that took."""
-    target, place = _place(context, work, source)
+    target, place = _place(context, given)
 
-    def finish(given: dict[str, str]) -> Path:
-        return _environment(target, given)
+    def finish(environment: dict[str, str]) -> Path:
+        return _environment(target, environment)
 
     with exclusive(target.store), _bar("Last pass") as shown:
         found = operations.cutover(
-            place, directory.expanduser(), _chosen(naive, attachments), _shown(shown), finish, force=force
+            place, given.directory.expanduser(), _chosen(given), _shown(shown), finish, force=force
         )
     lines = [f"Cut over. Write downtime: {found['downtime_seconds']} s."]
     lines += [
@@ -239,7 +243,7 @@ def cutover_(
     ]
     lines += _kept(found)
     lines.append(f"The new app's environment: {found['environment']}. {_start(target)}")
-    lines.append(f"To go back, with all that is written from now on: `orcheo-db migrate rollback {directory}`.")
+    lines.append(f"To go back, with all that is written from now on: `orcheo-db migrate rollback {given.directory}`.")
     context.print(found, "\n".join(lines))
 
 
@@ -277,22 +281,14 @@ def _environment(target: Target, given: dict[str, str]) -> Path:
     "--to", "to", type=click.Path(path_type=Path), help="A directory that is made. Default: SQLITE_DIR-rollback-MOMENT."
 )
 @pass_context
-def rollback_(
-    context: Context,
-    directory: Path,
-    work: Path | None,
-    source: str | None,
-    attachments: tuple[Path, ...],
-    naive: str,
-    to: Path | None,
-) -> None:
+def rollback_(context: Context, given: Given, to: Path | None) -> None:
     """Write PostgreSQL's present rows into SQLite files of the release that they came from. SQLITE_DIR itself is only read."""
-    target, place = _place(context, work, source)
-    directory = directory.expanduser()
+    target, place = _place(context, given)
+    directory = given.directory.expanduser()
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     to = (to or directory.resolve().with_name(f"{directory.resolve().name}-rollback-{stamp}")).expanduser().absolute()
     with exclusive(target.store), _stopped(target), _bar("Comparing") as shown:
-        found = operations.rollback(place, directory, to, _chosen(naive, attachments), _shown(shown))
+        found = operations.rollback(place, directory, to, _chosen(given), _shown(shown))
     lines = [
         f"{sum(found['rows'].values())} rows are in {to} and equal to PostgreSQL's ({found['seconds']} s)."
         + (
@@ -322,19 +318,21 @@ def _stopped(target: Target) -> Iterator[None]:
         yield
 
 
-def _place(context: Context, work: Path | None, source: str | None) -> tuple[Target, Place]:
+def _place(context: Context, given: Given) -> tuple[Target, Place]:
     target = context.target()
     target.store.installation_id()  # says so where there is none
     return target, Place(
-        target.dsn("orcheo_admin", direct=True), (work or target.store.path / DIRECTORY).expanduser().absolute(), source
+        target.dsn("orcheo_admin", direct=True),
+        (given.work or target.store.path / DIRECTORY).expanduser().absolute(),
+        given.source,
     )
 
 
-def _chosen(naive: str, attachments: tuple[Path, ...], *, strict: bool = False) -> Options:
-    for place in attachments:
+def _chosen(given: Given, *, strict: bool = False) -> Options:
+    for place in given.attachments:
         if not place.expanduser().is_dir():
             raise UserError(f"--attachments {place} is no directory: name the one with the attachments' files")
-    return Options(run.zone(naive), strict, tuple(path.expanduser() for path in attachments), run.moment())
+    return Options(run.zone(given.naive), strict, tuple(path.expanduser() for path in given.attachments), run.moment())
 
 
 @contextmanager

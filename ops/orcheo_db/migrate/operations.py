@@ -242,9 +242,8 @@ def cutover(
             state.write(conn, found)
             state.stamp(conn, "cut_over_at")
         seconds = round(time.monotonic() - begun, 1)
-        time.sleep(
-            LATE_SECONDS
-        )  # the old app opens its files for each operation: no process has to be seen that has one open
+        # The old app opens its files for each operation: no process has to be seen that has one open.
+        time.sleep(LATE_SECONDS)
         try:
             _refuse_writes(original, stamps)
         except CheckFailed:
