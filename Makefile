@@ -67,8 +67,8 @@ bench-search: venv ## measure orcheo-db search on a million history steps (some 
 bench-backup: venv ## measure backups, restores, drills and archiving against baselines (some minutes; on an installation of its own)
 	@$(ORCHEO_DB) bench backup
 
-bench-migrate: venv ## measure orcheo-db migrate against plain COPY and Orcheo's own tool [MEGABYTES=400] [KILLS=50] (on an installation of its own)
-	@$(ORCHEO_DB) bench migrate $(if $(MEGABYTES),--megabytes $(MEGABYTES)) $(if $(KILLS),--kills $(KILLS))
+bench-migrate: venv ## measure orcheo-db migrate against plain COPY and Orcheo's own tool [MEGABYTES=400] [KILLS=50] [BASELINES=no] (on an installation of its own)
+	@$(ORCHEO_DB) bench migrate $(if $(MEGABYTES),--megabytes $(MEGABYTES)) $(if $(KILLS),--kills $(KILLS)) $(if $(filter no,$(BASELINES)),--no-baselines)
 
 images: venv ## build the images that are missing or out of date
 	@$(ORCHEO_DB) images --install-docker $(INSTALL_DOCKER)

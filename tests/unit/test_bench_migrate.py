@@ -73,6 +73,16 @@ def test_a_killed_run_that_was_not_whole_is_named():
     assert migrate.judged(document() | {"kills": {"wanted": 50, "killed": 50, "ok": 50}})["ok"]
 
 
+def test_without_baselines_the_other_aims_are_judged():
+    alone = document()
+    for name in ("peer", "limit", "ours_same_tables"):
+        del alone[name]
+    found = migrate.judged(alone)
+    assert found["ok"] and found["ratios"] == {}
+    alone["ours"]["cutover"]["downtime_seconds"] = 61.0
+    assert migrate.judged(alone)["missed"] == ["61 s of downtime, not below 60"]
+
+
 @pytest.mark.parametrize("parts", [1, 2, 3, 7])
 @pytest.mark.parametrize(
     "content", [b"one\n", b"a\n" * 10, b"first row\nsecond, longer row\nx\n", b"x" * 5000 + b"\ny\n"]

@@ -33,15 +33,18 @@ class Pool:
         self._pool = self._start()
 
     def _start(self) -> ProcessPoolExecutor:
-        pool = ProcessPoolExecutor(self.workers, get_context("spawn"), _initialise, (self.setting, os.getpid()))
-        # A process that is spawned imports the module that was begun with: here the whole command line, which no worker needs (30 MB each).
+        return ProcessPoolExecutor(self.workers, get_context("spawn"), _initialise, (self.setting, os.getpid()))
+
+    def _submit(self, task: Task | Check) -> Future[Any]:
+        """Give out a task, which may start a process. One that is spawned imports the module that was begun with: here the whole command
+        line, which no worker needs (a second and 30 MB each).
+        """
         begun = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
         try:
-            pool.submit(os.getpid)  # this starts them all
+            return self._pool.submit(_sync, task)
         finally:
             sys.modules["__main__"] = begun
-        return pool
 
     def run(self, work: Iterator[Any], each: Callable[[Any], None]) -> None:
         """All tasks, a few at a time; a chunk that met a server that restarts is tried again.
@@ -58,7 +61,7 @@ class Pool:
                 if task is None:
                     more = False
                 else:
-                    running[self._pool.submit(_sync, task)] = (task, 1)
+                    running[self._submit(task)] = (task, 1)
             if not running:
                 return
             done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -88,7 +91,7 @@ class Pool:
                 f"the target ended the work on {task.table}: {reason}. Mend that and run it again: it goes on where it was"
             ) from None
         time.sleep(RETRY_SECONDS)
-        running[self._pool.submit(_sync, task)] = (task, tries + 1)
+        running[self._submit(task)] = (task, tries + 1)
 
     def __enter__(self) -> Pool:
         return self
