@@ -100,9 +100,7 @@ def settle(conn: Connection) -> None:
         )
     conn.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(OWNER)))
     for name, value in (("TimeZone", "UTC"), ("DateStyle", "ISO"), ("bytea_output", "hex"), ("statement_timeout", "0"),
-                        ("lock_timeout", "30s"), ("idle_in_transaction_session_timeout", "0"), ("search_path", "public"),
-                        # A server that works on an index for minutes notices that its client was killed.
-                        ("client_connection_check_interval", "2s")):  # fmt: skip
+                        ("lock_timeout", "30s"), ("idle_in_transaction_session_timeout", "0"), ("search_path", "public")):  # fmt: skip
         conn.execute("SELECT set_config(%s, %s, false)", (name, value))
 
 
