@@ -14,6 +14,7 @@ from tests.conftest import Installation
 from tests.e2e.api import Api
 from tests.e2e.conftest import with_spec
 
+pytestmark = pytest.mark.parametrize("app", ["pgbouncer"], indirect=True)  # the packages are the same past it
 BARE = "from orcheo_db.runtime import settings\nsettings.apply(settings.read_config())\nimport asyncio, json, os\n"
 AGENTENSOR = """
 from orcheo_backend.app.agentensor.checkpoint_store import PostgresAgentensorCheckpointStore
@@ -125,8 +126,6 @@ asyncio.run(main())
 @pytest.mark.disruptive
 def test_behind_a_pooler_that_takes_no_prepared_statements(app: Installation, api: Api, tmp_path):
     """The whole app on a PgBouncer with max_prepared_statements = 0: without the workaround its stores fail, with it a run succeeds."""
-    if app.target().spec.app.via == "postgres":
-        pytest.skip("the app does not go through PgBouncer here")
     kept = dict(app.extra)
     try:
         with_spec(app, tmp_path, POOLER)

@@ -24,6 +24,7 @@ def document(**changed: float) -> dict[str, Any]:
         "ours": ours,
         "ours_same_tables": {"mb_s": 66.0},
         "peer": {"mb_s": given["peer"]},
+        "indexes": {"mb_s": 180.0},
         "limit": {"plain": {"mb_s": given["copy"]}, "lz4": {"mb_s": 120.0}, "two_connections": {"mb_s": 150.0}},
     }
 
@@ -42,6 +43,7 @@ def test_ratios_and_aims():
         "to_copy_lz4": 0.5,
         "to_copy_two_connections": 0.4,
         "limit_to_peer": 8.33,
+        "indexes_to_peer": 15.0,
     }
 
 

@@ -157,6 +157,8 @@ def _measure(stage: Stage, releases: Any, data: Path, scratch: Path, *, baseline
     ours["cutover"] = _timed(stage, "cutover", data)
     if not baselines:
         return _own_document(ours, sizes, changes)
+    say("the indexes alone …")
+    made = plain_copy.indexes(stage)
     say("plain COPY …")
     limit = {
         "plain": plain_copy.load(stage, files),
@@ -167,12 +169,12 @@ def _measure(stage: Stage, releases: Any, data: Path, scratch: Path, *, baseline
     say("the tables that Orcheo's own tool moves, and no others …")
     stage.fresh()
     apart = _apart(stage, data, scratch / "apart")
-    return _document(theirs, ours, sizes, changes, limit, apart)
+    return _document(theirs, ours, sizes, changes, limit, apart, made)
 
 
 def _document(
     theirs: dict[str, Any], ours: dict[str, dict[str, Any]], sizes: Mapping[str, tuple[int, int]], changes: dict[str, int],
-    limit: dict[str, dict[str, Any]], apart: tuple[dict[str, Any], Mapping[str, tuple[int, int]]],
+    limit: dict[str, dict[str, Any]], apart: tuple[dict[str, Any], Mapping[str, tuple[int, int]]], made: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """The numbers of all, with their rates."""
     own = _own_document(ours, sizes, changes)
@@ -187,6 +189,7 @@ def _document(
     return own | {
         "ours_same_tables": same | rate(rows_apart, bytes_apart, same["seconds"]),
         "limit": {name: one | rate(rows, size, one["seconds"]) for name, one in limit.items()},
+        "indexes": made | rate(rows, size, made["seconds"]),
         "peer": {key: value for key, value in theirs.items() if key != "order"},
     }
 
@@ -243,13 +246,14 @@ def judged(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ratios(found: Mapping[str, Any]) -> dict[str, float]:
-    """Of MB/s: our copy to the peer and to plain COPY, and plain COPY to the peer."""
+    """Of MB/s: our copy to the peer and to plain COPY, plain COPY to the peer, and of the rows to the seconds that their indexes alone take."""
     ours, limit, peer_rate = found["ours"]["run"]["mb_s"], found["limit"], found["peer"]["mb_s"]
     ratios = {
         "to_peer": ours / peer_rate,
         "to_peer_same_tables": found["ours_same_tables"]["mb_s"] / peer_rate,
         **{f"to_copy{'' if name == 'plain' else f'_{name}'}": ours / one["mb_s"] for name, one in limit.items()},
         "limit_to_peer": limit["plain"]["mb_s"] / peer_rate,
+        "indexes_to_peer": found["indexes"]["mb_s"] / peer_rate,
     }
     return {name: round(value, 2) for name, value in ratios.items()}
 

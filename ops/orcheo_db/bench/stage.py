@@ -35,9 +35,14 @@ class Stage:
         self.own.sql(f'DROP DATABASE IF EXISTS "{self.name}" WITH (FORCE)', *self._make(self.name, template))
         self.own.rest()
 
+    @property
+    def dsn(self) -> str:
+        """The way that the migration takes."""
+        return self.own.target().dsn("orcheo_admin", direct=True)
+
     def connect(self) -> psycopg.Connection[Any]:
         """As the tables' owner, by the way that the migration takes."""
-        connection = psycopg.connect(self.own.target().dsn("orcheo_admin", direct=True), autocommit=True)
+        connection = psycopg.connect(self.dsn, autocommit=True)
         connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(OWNER)))
         connection.execute("SET statement_timeout = 0")
         return connection
