@@ -265,6 +265,21 @@ def test_a_key_that_does_not_fit_is_a_hazard(vaulted: Path) -> None:
     assert "the vault key opens 3 of 6 credentials" in hazards
 
 
+@pytest.mark.parametrize(
+    ("document", "refused"),
+    [
+        (json.dumps({"text": " ".join(f"word{i:07d}" for i in range(120_000))}), True),
+        (json.dumps({"text": " ".join(f"word{i:07d}" for i in range(60_000))}), False),  # 840 KB of a vector
+        (json.dumps({"text": "alpha beta gamma " * 200_000}), False),  # 3 MB of three words
+        (json.dumps({"text": "a" * 3_000_000}), False),  # no word is as long
+        ("[" * 500_000, False),
+        ("{" + "x" * 1_000_000, False),  # no JSON: counted as that
+    ],
+)
+def test_more_words_than_the_full_text_index_takes(document: str, refused: bool) -> None:
+    assert module.too_many_words(document) is refused
+
+
 # --- the command ----------------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sqlite3
@@ -27,6 +28,11 @@ from orcheo_db.migrate.sync import read, size_of, stretches
 COPY_RATE = 25 * 2**20
 BIG = 2**53  # the largest integer up to which every JSON reader (a browser's) keeps each one
 _BIG = re.compile(r'(?<![\w."])-?\d{16,}(?![\w.])')
+WORDS = "more words than PostgreSQL's full-text index takes"
+FULL_TEXT = {"chat_messages": "item_json"}  # the app's one index over to_tsvector
+LARGEST_VECTOR = (
+    2**20 - 1
+)  # bytes of all words and their places in a tsvector; 256 places a word, of two bytes (manual, 12.11)
 # Rows that name another row that isn't there, without a constraint: column, the other table and its key.
 REFERENCES = {
     "workflow_versions": ("workflow_id", "workflows", "id"), "workflow_runs": ("workflow_version_id", "workflow_versions", "id"),
@@ -178,6 +184,7 @@ def _one(task: tuple[str, int, int]) -> tuple[str, Scan]:
 
 def _rows(reading: sqlite3.Connection, table: Found, lo: int, step: int, converter: Converter, scan: Scan) -> None:
     json_columns = [i for i, c in enumerate(table.names) if converter.types.get(c) == "jsonb"]
+    words = table.names.index(FULL_TEXT[table.name]) if FULL_TEXT.get(table.name) in table.names else None
     reference = REFERENCES.get(table.name)
     at = table.names.index(reference[0]) if reference and reference[0] in table.names else None
     for _, row in read(reading, table, lo, step):
@@ -189,6 +196,8 @@ def _rows(reading: sqlite3.Connection, table: Found, lo: int, step: int, convert
             value = row[i]
             if isinstance(value, str) and any(abs(int(n)) > BIG for n in _BIG.findall(value)[:20] if len(n) < 400):
                 scan.big[table.name, table.names[i]] += 1
+        if words is not None and isinstance(row[words], str) and too_many_words(row[words]):
+            scan.reasons[table.name, "", WORDS] += 1
         if (
             reference is not None
             and at is not None
@@ -198,10 +207,26 @@ def _rows(reading: sqlite3.Connection, table: Found, lo: int, step: int, convert
             scan.lost[table.name] += 1
 
 
+def too_many_words(document: str) -> bool:
+    """Whether to_tsvector probably refuses a JSON text: it takes words in other ways than by letters, and leaves some out."""
+    if 3 * len(document) < LARGEST_VECTOR:  # a word of two letters takes six bytes
+        return False
+    try:
+        shown = json.dumps(json.loads(document), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return False
+    found = Counter(match[0] for match in re.finditer(r"\w{1,2046}", shown.lower()))
+    return (
+        sum(len(word.encode(errors="replace")) + 2 + 2 * min(count, 256) for word, count in found.items())
+        > LARGEST_VECTOR
+    )
+
+
 STRICT = "--strict stops instead; default: go on"
 DECIDES = {
     text.NAIVE: "--naive-timestamps ZONE; default: UTC",
     NO_FILE: "--attachments DIR; default: migrated without their contents",
+    WORDS: STRICT,
 }
 MEANS = {
     NO_FILE: "the row is migrated, the file is not found",

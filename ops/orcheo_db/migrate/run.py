@@ -350,11 +350,21 @@ def _bytes(source: Source) -> int:
 
 
 def for_reading(conn: Connection) -> dict[str, str]:
-    """The indexes that only make reading faster: name to definition."""
+    """The indexes that only make reading faster and can't refuse a row: name to definition.
+
+    One over a text may refuse it (a B-tree's entry has 2704 bytes at most), and so may the full-text index of messages (1 MB of words):
+    these stay, so that such a row is known by the time that it comes, and goes into the quarantine. What an expression costs, it costs
+    there too, but on as many processors as there are workers.
+    """
     query = """
         SELECT pg_get_indexdef(i.indexrelid), c.oid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-         WHERE i.indrelid = ANY (%s::regclass[]) AND NOT i.indisunique
+         WHERE i.indrelid = ANY (%s::regclass[]) AND NOT i.indisunique AND i.indexprs IS NULL AND i.indpred IS NULL
            AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid)
+           AND NOT EXISTS (
+               SELECT FROM unnest(i.indkey::int2[]) AS column_number
+                 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = column_number JOIN pg_type t ON t.oid = a.atttypid
+                WHERE t.typcategory IN ('S', 'A')
+                  AND NOT EXISTS (SELECT FROM pg_index p WHERE p.indrelid = i.indrelid AND p.indisprimary AND column_number = ANY (p.indkey)))
     """
     rows = conn.execute(query, ([f"public.{name}" for name in TARGETS],)).fetchall()
     return {name: definition for definition, name in rows}
@@ -389,6 +399,8 @@ def _finish(dsn: str, conn: Connection, found: State, suspects: Collection[str])
         conn.execute(
             "UPDATE orcheo_archive.chunk SET pending = false WHERE pending AND tab = ANY (%s)", (list(suspects),)
         )
+    for (index,) in conn.execute(_LISTS, ([f"public.{name}" for name in TARGETS],)).fetchall():
+        conn.execute("SELECT gin_clean_pending_list(%s::regclass)", (index,))
     # By columns: what the expressions of indexes give (the full-text search's, of every message) takes a hundred times longer, and no
     # plan of the app or of `orcheo-db search` needs it; autovacuum sees to it later.
     types = state.catalogue(conn).types
@@ -397,6 +409,13 @@ def _finish(dsn: str, conn: Connection, found: State, suspects: Collection[str])
         for name in TARGETS
     )
     conn.execute(sql.SQL("ANALYZE {}").format(tables))
+
+
+# GIN indexes over expressions, which were fed: what is still on their lists of new entries, every search would read.
+_LISTS = """
+    SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
+     WHERE i.indrelid = ANY (%s::regclass[]) AND m.amname = 'gin' AND i.indexprs IS NOT NULL
+"""
 
 
 def rebuild(dsn: str, definitions: list[str]) -> None:
