@@ -19,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orcheo_db.errors import CheckFailed, UserError
-from orcheo_db.migrate import pool, run, state, sync, verify
+from orcheo_db.migrate import pool, run, source, state, sync, verify
 from orcheo_db.migrate.convert import LOSSY, REFUSED, UNSPLIT, Converted, Kept, Options
 from orcheo_db.migrate.home import Home
 from orcheo_db.migrate.layout import BLOBS, KNOWN
@@ -132,6 +132,28 @@ def marks(rows: list[tuple[Any, ...]]) -> Marks:
     for rowid, row in enumerate(rows):
         found.add(rowid, row)
     return found
+
+
+@given(
+    st.lists(
+        st.text() | st.binary() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.none(), max_size=6
+    )
+)
+@example(["a", b"a", "", b"", "\x00b", "x" * (sync.LARGE + 1)])
+@settings(max_examples=100, deadline=None)
+def test_marks_are_the_same_whether_a_text_was_decoded_or_not(values: list[Any]) -> None:
+    """The first copy decodes, a later look does not; a text that is no UTF-8 is among the values."""
+    found = []
+    with closing(sqlite3.connect(":memory:")) as conn:
+        conn.execute("CREATE TABLE t (v)")
+        conn.executemany("INSERT INTO t VALUES (?)", [(value,) for value in values])
+        conn.execute("INSERT INTO t VALUES (CAST(x'ff00fe' AS TEXT)), (x'ff00fe')")
+        for factory in (source._text, bytearray):
+            conn.text_factory = factory
+            found.append(marks(conn.execute("SELECT v, v FROM t ORDER BY rowid").fetchall()))
+    assert found[0].raw == found[1].raw and found[0].bytes == found[1].bytes
+    of_text, of_bytes = (mark for _, mark in list(Marks._ONE.iter_unpack(bytes(found[0].raw)))[-2:])
+    assert of_text != of_bytes
 
 
 def test_marks_know_rowids_of_any_size() -> None:
