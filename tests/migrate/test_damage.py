@@ -113,9 +113,13 @@ def test_a_row_that_an_index_refuses_is_kept_and_comes_back(own: Installation, t
     with closing(sqlite3.connect(source / "chatkit.sqlite")) as file:
         file.executescript(sources.CHAT)
         stamp = sources.BEGIN.isoformat()
-        file.execute("INSERT INTO chat_threads VALUES ('t', NULL, NULL, '{}', '{}', ?, ?)", (stamp, stamp))
+        status = '{"type": "active"}'
+        file.execute("INSERT INTO chat_threads VALUES ('t', NULL, NULL, ?, '{}', ?, ?)", (status, stamp, stamp))
         for n, text in enumerate(("short", words, "short too")):
-            item = json.dumps({"id": f"m{n}", "type": "user_message", "content": [{"text": text}]})
+            content = [{"type": "input_text", "text": text}]
+            item = json.dumps(
+                {"id": f"m{n}", "thread_id": "t", "created_at": stamp, "type": "user_message", "content": content, "attachments": [], "quoted_text": None, "inference_options": {}}
+            )  # fmt: skip
             file.execute(
                 "INSERT INTO chat_messages VALUES (?, 't', ?, 'user_message', ?, ?)", (f"m{n}", n, item, stamp)
             )
