@@ -265,6 +265,12 @@ def test_a_key_that_does_not_fit_is_a_hazard(vaulted: Path) -> None:
     assert "the vault key opens 3 of 6 credentials" in hazards
 
 
+def test_messages_weigh_more_in_the_estimate() -> None:
+    """By the full-text index, which costs more than the rows."""
+    steps, messages = (module._seconds({name: 2**30}) for name in ("execution_history_steps", "chat_messages"))
+    assert 5 < steps < messages and module._seconds({}) == 5
+
+
 @pytest.mark.parametrize(
     ("document", "refused"),
     [

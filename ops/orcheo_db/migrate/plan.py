@@ -24,8 +24,9 @@ from orcheo_db.migrate.run import width
 from orcheo_db.migrate.source import Found, Source, changed, live, look, opened, size, stamp, unknown, writers
 from orcheo_db.migrate.sync import read, size_of, stretches
 
-# Bytes of values a second and core of a copy (`make bench-migrate` measures it; the README has the machine): for the estimate alone.
-COPY_RATE = 25 * 2**20
+# Bytes of values a second and processor of a copy, the server's work among it, and of messages, whose full-text index takes most of it:
+# between what `make bench-migrate` measured on two machines that differ by a factor of two. For the estimate alone.
+COPY_RATE, MESSAGE_RATE = 15 * 2**20, 4 * 2**20
 BIG = 2**53  # the largest integer up to which every JSON reader (a browser's) keeps each one
 _BIG = re.compile(r'(?<![\w."])-?\d{16,}(?![\w.])')
 WORDS = "more words than PostgreSQL's full-text index takes"
@@ -130,11 +131,17 @@ def _plan(
     ]  # fmt: skip
     return {
         "source": str(source.origin), "release": source.release, "files": source.files, "bytes": total, "rows": done.rows, "tables": tables,
-        "estimated_seconds": round(done.bytes / COPY_RATE / min(WORKERS, os.cpu_count() or 1) + 5),
+        "estimated_seconds": _seconds({name: scan.bytes for name, scan in scans.items()}),
         "scanned_seconds": round(time.monotonic() - begun, 1),
         "hazards": [hazard.document() for hazard in hazards],
         "decisions": sum(bool(hazard.option) for hazard in hazards),
     }  # fmt: skip
+
+
+def _seconds(sizes: Mapping[str, int]) -> int:
+    """How long a copy of tables of so many bytes takes, with seconds to begin and to end."""
+    work = sum(taken / (MESSAGE_RATE if name in FULL_TEXT else COPY_RATE) for name, taken in sizes.items())
+    return round(work / min(WORKERS, os.cpu_count() or 1) + 5)
 
 
 def _scan(source: Source, decided: Home, options: Options) -> Iterator[tuple[str, Scan]]:
