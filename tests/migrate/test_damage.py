@@ -23,6 +23,10 @@ from tests.migrate.conftest import fingerprint, query, superuser
 
 pytestmark = pytest.mark.disruptive
 Watch = Callable[[Path], None]
+EXECUTION = (
+    "workflow_id", "inputs", "runnable_config", "tags", "callbacks", "metadata", "run_name", "status", "started_at", "completed_at", "error",
+    "trace_id", "trace_started_at", "trace_completed_at", "trace_last_span_at",
+)  # fmt: skip
 
 
 def migrate(own: Installation, command: str, directory: Path, *arguments: str) -> Any:
@@ -108,7 +112,11 @@ def test_a_row_that_an_index_refuses_is_kept_and_comes_back(own: Installation, t
     source = tmp_path / "data"
     keys = sources.history(source, 10)
     noise = random.Random(1).randbytes(20_000).hex()  # beyond a B-tree's entry, however packed
-    sources.sql(source, f"UPDATE execution_history SET workflow_id = '{noise}' WHERE execution_id = '{keys[3]}'")
+    sources.sql(
+        source,
+        f"UPDATE execution_history SET workflow_id = '{noise}' WHERE execution_id = '{keys[3]}'",
+        f"INSERT INTO execution_history SELECT '{noise}', {', '.join(EXECUTION)} FROM execution_history WHERE execution_id = '{keys[4]}'",
+    )
     words = " ".join(f"word{i:07d}" for i in range(120_000))
     with closing(sqlite3.connect(source / "chatkit.sqlite")) as file:
         file.executescript(sources.CHAT)
@@ -135,11 +143,16 @@ def test_a_row_that_an_index_refuses_is_kept_and_comes_back(own: Installation, t
     found = query(own, "SELECT tab, key, reason FROM orcheo_archive.quarantine WHERE col IS NULL ORDER BY tab, key")
     kept = {(tab, *key) for tab, key, _ in found}
     assert kept == {
-        ("chat_messages", "m1"), ("execution_history", keys[3]), *(("execution_history_steps", keys[3], str(i)) for i in range(5)),
+        ("chat_messages", "m1"), ("execution_history", keys[3]), ("execution_history", noise), *(("execution_history_steps", keys[3], str(i)) for i in range(5)),
     }  # fmt: skip
-    why = {tab: reason for tab, _, reason in found}
-    assert "too long for tsvector" in why["chat_messages"] and "index row" in why["execution_history"]
+    why = {(tab, key[0]): reason for tab, key, reason in found}
+    assert "too long for tsvector" in why["chat_messages", "m1"]
+    assert all("index row" in why["execution_history", key] for key in (keys[3], noise))
     assert migrate(own, "verify", source)["ok"]
+    superuser(own, "UPDATE orcheo_archive.migration SET report = report - 'marks'")  # as of an earlier version
+    ran = own.run("migrate", "cutover", str(source))
+    assert ran.code == 2 and "an earlier version of orcheo-db made this copy" in ran.message
+    migrate(own, "run", source)
     migrate(own, "cutover", source)
     back = tmp_path / "back"
     assert all(table["ok"] for table in migrate(own, "rollback", source, "--to", str(back))["tables"])
@@ -150,6 +163,35 @@ def test_a_row_that_an_index_refuses_is_kept_and_comes_back(own: Installation, t
         )
     item = "SELECT item_json FROM chat_messages WHERE id = 'm1'"
     assert sources.rows(back, item, "chatkit.sqlite") == sources.rows(source, item, "chatkit.sqlite")
+
+
+def test_a_copy_that_an_earlier_version_began(own: Installation, tmp_path: Path):
+    """It left the full-text index out, too, and made it at its end."""
+    source = tmp_path / "data"
+    sources.history(source, 5)
+    migrate(own, "run", source)
+    index = "idx_chat_messages_fts"
+    (definition,) = query(own, "SELECT indexdef FROM pg_indexes WHERE indexname = %s", index)[0]
+
+    def as_before() -> None:
+        listed = json.dumps([definition]).replace("'", "''")
+        superuser(
+            own,
+            f"UPDATE orcheo_archive.migration SET phase = 'copying', report = report - 'marks', indexes = '{listed}'; DROP INDEX {index}",
+        )
+
+    as_before()
+    migrate(own, "run", source)
+    assert query(own, "SELECT indexdef FROM pg_indexes WHERE indexname = %s", index) == [(definition,)]
+    as_before()
+    superuser(
+        own,
+        "INSERT INTO chat_threads (id, status_json, metadata_json, created_at, updated_at) VALUES ('t', '{\"type\": \"active\"}', '{}', now(), now());"
+        "INSERT INTO chat_messages (id, thread_id, ordinal, item_json, created_at)"
+        " SELECT 'm', 't', 0, jsonb_build_object('text', string_agg('word' || i, ' ')), now() FROM generate_series(1000000, 1120000) i",
+    )
+    ran = own.run("migrate", "run", str(source))
+    assert ran.code == 1 and "too long for tsvector" in ran.message and "begin a new one" in ran.message, ran.stderr
 
 
 def test_strict_stops_at_what_postgresql_cannot_hold(own: Installation, tmp_path: Path, untouched: Watch):

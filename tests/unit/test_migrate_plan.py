@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import random
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -277,7 +278,17 @@ def test_messages_weigh_more_in_the_estimate() -> None:
         (json.dumps({"text": " ".join(f"word{i:07d}" for i in range(120_000))}), True),
         (json.dumps({"text": " ".join(f"word{i:07d}" for i in range(60_000))}), False),  # 840 KB of a vector
         (json.dumps({"text": "alpha beta gamma " * 200_000}), False),  # 3 MB of three words
-        (json.dumps({"text": "a" * 3_000_000}), False),  # no word is as long
+        (json.dumps({"text": random.Random(1).randbytes(1_500_000).hex()}), False),  # no word is as long
+        (
+            json.dumps({"text": " ".join(f"word{i % 2200:05d}" for i in range(550_000))}),
+            False,
+        ),  # the later places are not noted
+        (json.dumps({"text": " ".join(f"one{i:06d}-two{i:06d}" for i in range(34_000))}), True),  # three words each
+        (json.dumps({"text": "\n".join(f"wörter{i:07d}" for i in range(90_000))}), True),
+        (
+            json.dumps({"text": "\n".join(f"wörter{i:07d}" for i in range(50_000))}),
+            False,
+        ),  # less than it seems by its escapes
         ("[" * 500_000, False),
         ("{" + "x" * 1_000_000, False),  # no JSON: counted as that
     ],

@@ -24,6 +24,11 @@ _REFERENCES = """
 SELECT conrelid::regclass::text, confrelid::regclass::text FROM pg_constraint
  WHERE contype = 'f' AND connamespace = 'public'::regnamespace AND conrelid <> confrelid
 """
+_INDEXES = """
+SELECT i.indexrelid::regclass::text, pg_get_indexdef(i.indexrelid) FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+ WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND NOT i.indisunique
+   AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid)
+"""
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,12 @@ def unload(stage: Stage, directory: Path) -> list[File]:
 
 
 def indexes(stage: Stage) -> dict[str, Any]:
-    """Seconds of making the indexes that only make reading faster, as `migrate run` does at its end, over the rows that are there.
+    """Seconds of making the indexes that only make reading faster, over the rows that are there, two at a time.
 
-    Whoever brings the rows, the server has to make these: the full-text index of chat messages on one processor, up to PostgreSQL 17.
+    Whoever brings the rows, the server has to have these: the full-text index of chat messages on one processor, up to PostgreSQL 17.
     """
     with stage.connect() as connection:
-        made = run.for_reading(connection)
+        made = dict(connection.execute(_INDEXES).fetchall())
         for name in made:
             connection.execute(f"DROP INDEX {name}".encode())
     stage.own.rest()

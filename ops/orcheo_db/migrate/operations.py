@@ -218,6 +218,11 @@ def cutover(
         found = _found(conn, original, place)
         if found.phase != COPIED:
             raise UserError("the copy is not finished: run `orcheo-db migrate run` first, while the old app may go on")
+        if not run.marked(found):
+            raise UserError(
+                "an earlier version of orcheo-db made this copy, and the cutover would have to read the target for every row: `orcheo-db migrate run`"
+                " once more first, while the old app may go on. Nothing was changed."
+            )
         verified = _verified(conn)
         source, direct = original, True
         if any(needs_copy(original.directory / name) for name in original.files):

@@ -31,9 +31,9 @@ BIG = 2**53  # the largest integer up to which every JSON reader (a browser's) k
 _BIG = re.compile(r'(?<![\w."])-?\d{16,}(?![\w.])')
 WORDS = "more words than PostgreSQL's full-text index takes"
 FULL_TEXT = {"chat_messages": "item_json"}  # the app's one index over to_tsvector
-LARGEST_VECTOR = (
-    2**20 - 1
-)  # bytes of all words and their places in a tsvector; 256 places a word, of two bytes (manual, 12.11)
+# Of a tsvector (PostgreSQL's manual, 12.11): bytes of all words and their places; bytes of a word; the last place that is noted.
+LARGEST_VECTOR, LONGEST_WORD, LAST_PLACE = 2**20 - 1, 2048, 16383
+_WORD = re.compile(r"\w+(?:-\w+)*")
 # Rows that name another row that isn't there, without a constraint: column, the other table and its key.
 REFERENCES = {
     "workflow_versions": ("workflow_id", "workflows", "id"), "workflow_runs": ("workflow_version_id", "workflow_versions", "id"),
@@ -203,7 +203,7 @@ def _rows(reading: sqlite3.Connection, table: Found, lo: int, step: int, convert
             value = row[i]
             if isinstance(value, str) and any(abs(int(n)) > BIG for n in _BIG.findall(value)[:20] if len(n) < 400):
                 scan.big[table.name, table.names[i]] += 1
-        if words is not None and isinstance(row[words], str) and too_many_words(row[words]):
+        if words is not None and too_many_words(_as_text(row[words])):
             scan.reasons[table.name, "", WORDS] += 1
         if (
             reference is not None
@@ -214,19 +214,40 @@ def _rows(reading: sqlite3.Connection, table: Found, lo: int, step: int, convert
             scan.lost[table.name] += 1
 
 
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else value.decode(errors="replace") if isinstance(value, bytes) else ""
+
+
 def too_many_words(document: str) -> bool:
-    """Whether to_tsvector probably refuses a JSON text: it takes words in other ways than by letters, and leaves some out."""
-    if 3 * len(document) < LARGEST_VECTOR:  # a word of two letters takes six bytes
+    """Whether to_tsvector probably refuses a JSON text: its parser finds some words otherwise, and leaves the commonest out.
+
+    A vector has the different words, two bytes for each and two for each place; of places it knows 16383, and one more for each word.
+    """
+    if 4 * len(document) < LARGEST_VECTOR:  # a letter takes no more, with its part of what its word takes
         return False
+    seen: set[str] = set()
+    size = places = 0
+    for string in (document,) if "\\" not in document else (match[0] for match in text.STRING.finditer(document)):
+        for match in _WORD.finditer(_unescaped(string)):
+            whole = match[0].lower()
+            for word in (whole, *whole.split("-")) if "-" in whole else (whole,):
+                length = len(word.encode(errors="replace"))
+                if length >= LONGEST_WORD:
+                    continue
+                places += 1
+                if word not in seen:
+                    seen.add(word)
+                    size += length + 2
+            if size + 2 * min(places, LAST_PLACE + len(seen)) > LARGEST_VECTOR:
+                return True
+    return False
+
+
+def _unescaped(string: str) -> str:
     try:
-        shown = json.dumps(json.loads(document), ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return False
-    found = Counter(match[0] for match in re.finditer(r"\w{1,2046}", shown.lower()))
-    return (
-        sum(len(word.encode(errors="replace")) + 2 + 2 * min(count, 256) for word, count in found.items())
-        > LARGEST_VECTOR
-    )
+        return str(json.loads(string, strict=False)) if "\\" in string else string
+    except ValueError:
+        return string
 
 
 STRICT = "--strict stops instead; default: go on"

@@ -43,6 +43,8 @@ class Pool:
         sys.modules["__main__"] = ModuleType("__main__")
         try:
             return self._pool.submit(_sync, task)
+        except BrokenPipeError:  # it was ended while it was begun
+            raise BrokenProcessPool from None
         finally:
             sys.modules["__main__"] = begun
 
@@ -52,8 +54,15 @@ class Pool:
         Raises:
             CheckFailed: a chunk can't be copied.
         """
+        try:
+            self._run(iter(work), each)
+        except BrokenProcessPool:
+            raise CheckFailed(
+                "a worker process was ended from outside (out of memory?): run it again, it goes on where it was"
+            ) from None
+
+    def _run(self, work: Iterator[Any], each: Callable[[Any], None]) -> None:
         running: dict[Future[Any], tuple[Task | Check, int]] = {}
-        work = iter(work)
         more = True
         while more or running:
             while more and len(running) < 2 * self.workers:
@@ -75,10 +84,6 @@ class Pool:
                     raise CheckFailed(
                         f"the target refused the work on {task.table}: {' '.join(str(error).split())[:300]}. Mend that and run it again: it goes on"
                         " where it was"
-                    ) from None
-                except BrokenProcessPool:
-                    raise CheckFailed(
-                        "a worker process was ended from outside (out of memory?): run it again, it goes on where it was"
                     ) from None
 
     def _again(

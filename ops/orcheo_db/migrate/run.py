@@ -27,7 +27,7 @@ from orcheo_db.migrate.layout import ARCHIVE
 from orcheo_db.migrate.pool import Pool
 from orcheo_db.migrate.source import Found, Source, opened, schema
 from orcheo_db.migrate.state import APPLICATION, COPIED, COPYING, TARGETS, Catalogue, State
-from orcheo_db.migrate.sync import ROWID, SAME_KEY, Done, Setting, Task, Worker, stretches
+from orcheo_db.migrate.sync import ROWID, SAME_KEY, Done, Marks, Setting, Task, Worker, stretches
 from orcheo_db.migrate.verify import Check, Compared, everything
 from orcheo_db.upgrade import workspaces
 
@@ -121,7 +121,7 @@ def begin(
         if found is None:
             decided = home.find(source, there, workspace)
             found = State(
-                name, source.release, COPYING, schema(original), {}, settings(options), decided, {}, [], {}, {}
+                name, source.release, COPYING, schema(original), {}, settings(options), decided, {}, [], {}, {"marks": Marks.FORM}
             )  # fmt: skip
             _make_home(conn, found)
         else:
@@ -249,6 +249,8 @@ def copy(
     """
     catalogue = state.catalogue(conn)
     if found.phase == COPYING:
+        if not marked(found):
+            _restore(dsn, conn, found)
         _drop_indexes(conn, found)
     setting = Setting(dsn, source, catalogue, found.home, options, found.widths)
     progress = Progress(_bytes(source))
@@ -352,22 +354,43 @@ def _bytes(source: Source) -> int:
 def for_reading(conn: Connection) -> dict[str, str]:
     """The indexes that only make reading faster and can't refuse a row: name to definition.
 
-    One over a text may refuse it (a B-tree's entry has 2704 bytes at most), and so may the full-text index of messages (1 MB of words):
-    these stay, so that such a row is known by the time that it comes, and goes into the quarantine. What an expression costs, it costs
+    One over a text may refuse it (a B-tree's entry has 2704 bytes at most; but what is in the primary key has been there), and so may the
+    full-text index of messages (1 MB of words): these stay, so that such a row is known by the time that it comes, and goes into the quarantine. What an expression costs, it costs
     there too, but on as many processors as there are workers.
     """
     query = """
         SELECT pg_get_indexdef(i.indexrelid), c.oid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
          WHERE i.indrelid = ANY (%s::regclass[]) AND NOT i.indisunique AND i.indexprs IS NULL AND i.indpred IS NULL
            AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid)
-           AND NOT EXISTS (
-               SELECT FROM unnest(i.indkey::int2[]) AS column_number
-                 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = column_number JOIN pg_type t ON t.oid = a.atttypid
-                WHERE t.typcategory IN ('S', 'A')
-                  AND NOT EXISTS (SELECT FROM pg_index p WHERE p.indrelid = i.indrelid AND p.indisprimary AND column_number = ANY (p.indkey)))
+           AND (SELECT bool_and(a.attlen > 0)
+                    OR bool_and(EXISTS (SELECT FROM pg_index p WHERE p.indrelid = i.indrelid AND p.indisprimary AND a.attnum = ANY (p.indkey)))
+                    OR bool_and(a.atttypid = 'jsonb'::regtype AND (SELECT amname FROM pg_am WHERE oid = c.relam) = 'gin')
+                  FROM unnest(i.indkey::int2[]) AS number JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = number)
     """
     rows = conn.execute(query, ([f"public.{name}" for name in TARGETS],)).fetchall()
     return {name: definition for definition, name in rows}
+
+
+def marked(found: State) -> bool:
+    """Whether all chunks have marks of today's form: an earlier version of this toolkit made others."""
+    return bool(found.report.get("marks") == Marks.FORM)
+
+
+def _restore(dsn: str, conn: Connection, found: State) -> None:
+    """Have all indexes: an earlier version of this toolkit left out those, too, that may refuse a row, and made them at its end.
+
+    Raises:
+        CheckFailed: it brought such a row.
+    """
+    try:
+        rebuild(dsn, found.indexes)
+    except CheckFailed as error:
+        raise CheckFailed(
+            f"{str(error).partition(': it goes on')[0].removesuffix('. Run it again')}. This copy was begun by an earlier version of orcheo-db: begin a new"
+            " one, in an empty database ([database] name in the spec)"
+        ) from None
+    found.indexes = []
+    state.write(conn, found)
 
 
 def _drop_indexes(conn: Connection, found: State) -> None:
@@ -394,6 +417,7 @@ def _finish(dsn: str, conn: Connection, found: State, suspects: Collection[str])
             " FROM public.service_token_audit_log"
         )
         found.phase = COPIED
+        found.report["marks"] = Marks.FORM
         state.write(conn, found)
         state.stamp(conn, "copied_at")
         conn.execute(
@@ -411,10 +435,10 @@ def _finish(dsn: str, conn: Connection, found: State, suspects: Collection[str])
     conn.execute(sql.SQL("ANALYZE {}").format(tables))
 
 
-# GIN indexes over expressions, which were fed: what is still on their lists of new entries, every search would read.
+# GIN indexes that were fed: what is still on their lists of new entries, every search would read.
 _LISTS = """
     SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
-     WHERE i.indrelid = ANY (%s::regclass[]) AND m.amname = 'gin' AND i.indexprs IS NOT NULL
+     WHERE i.indrelid = ANY (%s::regclass[]) AND m.amname = 'gin'
 """
 
 

@@ -64,7 +64,9 @@ CREATE TABLE IF NOT EXISTS orcheo_archive.quarantine (
     reason   text NOT NULL,
     lossy    boolean NOT NULL
 );
-CREATE INDEX IF NOT EXISTS quarantine_key ON orcheo_archive.quarantine (tab, key);
+-- By hash: a key may be longer than a B-tree takes, and then its row is here for just that.
+CREATE INDEX IF NOT EXISTS quarantine_by_key ON orcheo_archive.quarantine USING hash (key);
+DROP INDEX IF EXISTS orcheo_archive.quarantine_key;
 CREATE INDEX IF NOT EXISTS quarantine_chunk ON orcheo_archive.quarantine (tab, lo);
 """
 _MARKS = ("compared", "pending")  # what a migration that an earlier toolkit began does not have

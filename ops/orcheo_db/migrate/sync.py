@@ -87,6 +87,7 @@ class Done:
 class Marks:
     """What a chunk holds: of each row its rowid and a digest of SQLite's values, in the order of the rowids."""
 
+    FORM = "sha256"  # noted with the migration: marks of another form tell nothing
     _ONE = struct.Struct(">q8s")  # two different values of one row have the same eight bytes once in 2^64 changes
 
     def __init__(self) -> None:

@@ -39,9 +39,9 @@ LOSSY = frozenset({NUL, SURROGATE, NOT_FINITE, RANGE, NO_TIME})
 _BAD = re.compile(f"[\x00\ud800-\udfff{MARK}]")
 _ESCAPED = re.compile(f"{MARK}({MARK}|{NUL_SIGN}|{SURROGATE_SIGN}[0-9a-f]{{4}})")
 # Possessive: a plain group remembers a place for each character, a hundred times the text's size.
-_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _NUMBER = re.compile(r"-?Infinity|NaN|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
-_TOKEN = re.compile(f"{_STRING.pattern}|{_NUMBER.pattern}", re.DOTALL)
+_TOKEN = re.compile(f"{STRING.pattern}|{_NUMBER.pattern}", re.DOTALL)
 _EPOCH = re.compile(r"[-+]?(\d{9,}|\d+\.\d*)")  # eight digits are a date (ISO 8601's basic form), more of them are none
 _ESCAPE = re.compile(r"\\u(?:0000|[dD][89a-fA-F]|[fF][dD][dD]0)")  # NUL, a surrogate (also half of a pair), MARK
 
@@ -216,7 +216,7 @@ def from_jsonb(text: str) -> str:
             return value[len(NUMBER) :]
         return json.dumps(restore(value))
 
-    return _STRING.sub(one, text)
+    return STRING.sub(one, text)
 
 
 def there_and_back(kind: str, value: str, *, escaped: bool) -> str:
