@@ -305,3 +305,43 @@ def test_a_source_that_was_moved(own: Installation, tmp_path: Path):
     refused = own.run("migrate", "cutover", str(moved))
     assert refused.code == 2 and f"--source {name}" in refused.stderr, refused
     assert migrate(own, "cutover", moved, "--source", name)["changed"] == {}
+
+
+@pytest.mark.parametrize("snapshot", ["as it was", "another row in it", "no file"])
+def test_rows_that_go_before_the_cutover(own: Installation, tmp_path: Path, snapshot: str):
+    """By the keys that the snapshot has of them; where it is not what was copied, by all keys."""
+    source, work = tmp_path / "data", tmp_path / "work"
+    keys = sources.history(source, 30)
+    migrate(own, "run", source, "--work", str(work))
+    sources.sql(
+        source,
+        f"DELETE FROM execution_history_steps WHERE execution_id = '{keys[1]}' AND step_index = 3",
+        f"DELETE FROM execution_history_steps WHERE execution_id = '{keys[2]}'",
+        f"DELETE FROM execution_history WHERE execution_id = '{keys[2]}'",
+        # A row of another name, its steps with it; two that change names; one that goes and comes again, as another row.
+        f"UPDATE execution_history SET execution_id = 'renamed' WHERE execution_id = '{keys[3]}'",
+        f"UPDATE execution_history_steps SET execution_id = 'renamed' WHERE execution_id = '{keys[3]}'",
+        *(
+            f"UPDATE execution_history_steps SET execution_id = '{to}' WHERE execution_id = '{of}'"
+            for of, to in ((keys[4], "aside"), (keys[5], keys[4]), ("aside", keys[5]))
+        ),
+        f"CREATE TEMP TABLE one AS SELECT * FROM execution_history_steps WHERE execution_id = '{keys[6]}' AND step_index = 0",
+        f"DELETE FROM execution_history_steps WHERE execution_id = '{keys[6]}' AND step_index = 0",
+        "INSERT INTO execution_history_steps SELECT * FROM one",
+    )
+    copied = work / "snapshot"
+    if snapshot == "another row in it":
+        sources.sql(copied, "UPDATE execution_history_steps SET payload = '{}', at = at || ' '")
+    elif snapshot == "no file":
+        for file in copied.glob("workflows.sqlite*"):
+            file.unlink()
+    assert migrate(own, "cutover", source, "--work", str(work))["changed"]["execution_history_steps"] > 0
+    for table, key in (
+        ("execution_history", "execution_id"),
+        ("execution_history_steps", "execution_id || ' ' || step_index"),
+    ):
+        question = f"SELECT {key} FROM {table}"
+        there = [name.decode() for (name,) in sources.rows(source, question) if isinstance(name, bytes)]
+        assert sorted(name for (name,) in query(own, question)) == sorted(there) and there
+    payloads = "SELECT payload ->> 'node' FROM execution_history_steps WHERE execution_id = %s AND step_index = 1"
+    assert query(own, payloads, keys[4]) == [("n1",)]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +20,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orcheo_db.errors import CheckFailed, UserError
-from orcheo_db.migrate import pool, run, source, state, sync, verify
-from orcheo_db.migrate.convert import LOSSY, REFUSED, UNSPLIT, Converted, Kept, Options
-from orcheo_db.migrate.home import Home
+from orcheo_db.migrate import gone, pool, run, source, state, sync, verify
+from orcheo_db.migrate.convert import LOSSY, REFUSED, UNSPLIT, Converted, Converter, Kept, Options
+from orcheo_db.migrate.home import Home, Lookup
 from orcheo_db.migrate.layout import BLOBS, KNOWN
 from orcheo_db.migrate.pool import Pool
 from orcheo_db.migrate.source import look, opened
@@ -409,3 +410,45 @@ def test_the_catalogue_knows_every_table_and_its_key() -> None:
             table.renamed.get(name, name) for name in (*table.key, *table.models, *table.blobs, *table.texts)
         } <= set(columns)
         assert table.parent is None or table.name == table.parent.table or table.level > 0
+
+
+# --- rows that went ---------------------------------------------------------------------------------------------------------------
+
+
+def test_too_many_rows_are_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gone, "MANY", 3)
+    lost = gone.Lost(Path("snapshot"))
+    lost.add("few", ((1, b"a"), (2, b"b")))
+    lost.add("few", ((3, b"c"),))
+    lost.add("many", ((1, b"a"), (2, b"b")))
+    lost.add("many", ((3, b"c"), (4, b"d")))
+    lost.add("unknown", None)
+    lost.add("unknown", ((1, b"a"),))
+    assert lost.rows == {"few": [(1, b"a"), (2, b"b"), (3, b"c")], "many": None, "unknown": None}
+
+
+@pytest.mark.parametrize("case", ["told", "changed since", "gone there", "bytes", "no snapshot", "shared"])
+def test_keys_of_rows_that_went_are_told_by_the_snapshot_or_not_at_all(tmp_path: Path, case: str) -> None:
+    files: dict[str, list[dict[str, Any]]] = {
+        "workflows": [{"id": "a"}, {"id": "b"}, {"id": "c"}, {"id": b"d" if case == "bytes" else "d"}]
+    }
+    before = look(install(tmp_path / "before", files))
+    table = before.table("workflows")
+    assert table is not None
+    with opened(before.directory / table.file) as reading:
+        marks_of = {row[0]: (rowid, Marks.of(row)) for rowid, row in sync.read(reading, table, 0, 100)}
+    now = look(install(tmp_path / "now", {"workflows": [{"id": "c"}, {"id": "new"}]}))
+    if case == "changed since":
+        change(tmp_path / "before", "workflows.sqlite", "UPDATE workflows SET created_at = 'x' WHERE id = 'b'")
+    elif case == "gone there":
+        change(tmp_path / "before", "workflows.sqlite", "DELETE FROM workflows WHERE id = 'b'")
+    lost = gone.Lost(None if case == "no snapshot" else before.directory)
+    lost.add("workflows", tuple(marks_of.values()))
+    known = state.known_catalogue()
+    setting = sync.Setting("", now, known, Home(), Options(), {})
+    converter = Converter(now, table, known.types, known.nullable, Home(), Options(), Lookup(now, Home()))
+    if case == "shared":
+        table = replace(table, name="store")
+    found = gone._former(setting, table, converter, ["id"], {("a",)}, lost)
+    # c is there under another rowid, a is in the quarantine.
+    assert found == ([("b",), ("d",)] if case == "told" else None)

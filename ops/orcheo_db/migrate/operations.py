@@ -229,10 +229,11 @@ def cutover(
             final = _anew(_own(place.work / FINAL, original))
             source, direct = look(snapshot(original, final).directory, original.origin), False
         found = run.begin(conn, source, original, options, None, place.name(original.origin))
+        former = place.work / SNAPSHOT if _is_of(place.work / SNAPSHOT, found) else None
         if found.report.pop("snapshot", None):  # from now on an older one than what was copied last
             state.write(conn, found)
         chosen = _there(run.options_of(found, options))
-        counts = run.copy(place.dsn, conn, source, found, chosen, report, fresh=False)
+        counts = run.copy(place.dsn, conn, source, found, chosen, report, fresh=False, former=former)
         results = _compare(place, conn, source, found, chosen, counts["tasks"])
         if any(not result.ok for result in results):
             bad = next(result for result in results if not result.ok)

@@ -21,13 +21,14 @@ from psycopg import sql
 from orcheo_db import database
 from orcheo_db.bootstrap.job import READER
 from orcheo_db.errors import CheckFailed, UserError
-from orcheo_db.migrate import home, state
+from orcheo_db.migrate import gone, home, state
 from orcheo_db.migrate.convert import ORPHAN, REFUSED, Options
+from orcheo_db.migrate.gone import Lost
 from orcheo_db.migrate.layout import ARCHIVE
 from orcheo_db.migrate.pool import Pool
 from orcheo_db.migrate.source import Found, Source, opened, schema
-from orcheo_db.migrate.state import APPLICATION, COPIED, COPYING, TARGETS, Catalogue, State
-from orcheo_db.migrate.sync import ROWID, SAME_KEY, Done, Marks, Setting, Task, Worker, stretches
+from orcheo_db.migrate.state import APPLICATION, COPIED, COPYING, TARGETS, State
+from orcheo_db.migrate.sync import ROWID, Done, Marks, Setting, Task, stretches
 from orcheo_db.migrate.verify import Check, Compared, everything
 from orcheo_db.upgrade import workspaces
 
@@ -237,12 +238,13 @@ def tasks(conn: Connection, source: Source, found: State, table: Found, *, fresh
 
 
 def copy(
-    dsn: str, conn: Connection, source: Source, found: State, options: Options, report: Report, *, fresh: bool
-) -> dict[str, Any]:
+    dsn: str, conn: Connection, source: Source, found: State, options: Options, report: Report, *, fresh: bool, former: Path | None = None
+) -> dict[str, Any]:  # fmt: skip
     """Bring the target to what the source holds; returns counts.
 
     Args:
         fresh: nothing was copied yet but chunks of this very source, so that no row can be in another's way.
+        former: the snapshot of the last copy, where it is there: it knows the keys of rows that the source has no more.
 
     Raises:
         CheckFailed: it could not be finished; running it again goes on.
@@ -259,6 +261,7 @@ def copy(
     suspects: set[str] = {*found.report.pop("suspects", []), *_pending(conn)}
     thorough = set(suspects)
     brought: dict[tuple[str, int], Check] = {}
+    lost = Lost(former)
 
     def each(done: Done) -> None:
         progress.bytes += done.bytes
@@ -271,6 +274,7 @@ def copy(
             brought[at] = Check(*at, None if whole else done.only)
             if done.before:
                 suspects.add(done.task.table)
+                lost.add(done.task.table, done.since)
         report(progress)
 
     def through(tables: list[Found]) -> None:
@@ -281,14 +285,16 @@ def copy(
     tables = sorted(source.data, key=lambda table: table.level)
     _look_again(conn, [table.name for table in tables], ORPHAN)  # the parent may be there now
     through(tables)
-    suspects |= _pending(conn)  # what a worker brought and could not say
+    unsaid = _pending(conn) - suspects  # what a worker brought and could not say
+    suspects |= unsaid
+    thorough |= unsaid
     again = set()
     for table in reversed(tables):
         if table.known and table.name in suspects:
             children = [t.name for t in tables if t.known and t.known.parent and t.known.parent.table == table.name]
             # PostgreSQL deletes or changes children with their parents, SQLite may have left them.
             with conn.transaction():
-                if _delete(dsn, conn, source, found, options, table, catalogue, thorough=table.name in thorough):
+                if gone.delete(setting, conn, found, table, lost, thorough=table.name in thorough):
                     again |= _look_again(conn, children)
     # A row that was refused may have been in the way of one that was to be deleted or changed.
     again |= _look_again(conn, sorted(suspects), REFUSED)
@@ -456,65 +462,6 @@ def rebuild(dsn: str, definitions: list[str]) -> None:
     except (psycopg.Error, UserError) as error:
         said = " ".join(str(error).split())[:300]
         raise CheckFailed(f"an index could not be made again: {said}. Run it again: it goes on where it was") from None
-
-
-def _delete(
-    dsn: str, conn: Connection, source: Source, found: State, options: Options, table: Found, catalogue: Catalogue, *,
-    thorough: bool,
-) -> int:  # fmt: skip
-    """Delete the target's rows that the source has no more; unless `thorough`, they are only looked for where the numbers differ."""
-    known = table.known
-    assert known is not None
-    place = sql.Identifier("public", known.into)
-    ours = found.ours.get(known.into, [])
-    wanted = conn.execute(
-        "SELECT coalesce(sum(rows - away), 0) FROM orcheo_archive.chunk WHERE tab = %s", (table.name,)
-    ).fetchone()
-    there = conn.execute(sql.SQL("SELECT count(*) FROM {}").format(place)).fetchone()
-    assert wanted is not None and there is not None
-    if not thorough and int(there[0]) == int(wanted[0]) + len(ours):
-        return 0
-    key = catalogue.keys[known.into]
-    names = sql.SQL(", ").join(map(sql.Identifier, key))
-    worker = Worker(Setting(dsn, source, catalogue, found.home, options, found.widths))
-    try:
-        # A row that went there because another one has its key is no reason to take that one for gone.
-        query = "SELECT key FROM orcheo_archive.quarantine WHERE tab = %s AND col IS NULL AND reason <> %s"
-        away = {tuple(name) for (name,) in conn.execute(query, (table.name, SAME_KEY))}
-        with conn.transaction():
-            conn.execute(
-                sql.SQL("CREATE TEMP TABLE wanted ON COMMIT DROP AS SELECT {} FROM {} LIMIT 0").format(names, place)
-            )
-            with (
-                conn.cursor() as cursor,
-                cursor.copy(sql.SQL("COPY wanted FROM STDIN")) as stream,
-                opened(source.directory / table.file) as reading,
-            ):
-                for name in worker.converter(table).names(reading, key, away):
-                    stream.write_row(name)
-            conn.execute("ANALYZE wanted")
-            same = sql.SQL(" AND ").join(sql.SQL("w.{0} = t.{0}").format(sql.Identifier(name)) for name in key)
-            spared: sql.Composable = sql.SQL("")
-            if ours:
-                spared = sql.SQL(" AND t.id::text <> ALL ({})").format(sql.Literal(list(ours)))
-            gone = conn.execute(
-                sql.SQL("DELETE FROM {} t WHERE NOT EXISTS (SELECT FROM wanted w WHERE {}){}").format(
-                    place, same, spared
-                )
-            ).rowcount
-            if known.into == "checkpoints":
-                conn.execute(_STALE_BLOBS)
-    finally:
-        worker.close()
-    return gone
-
-
-# Blobs of channels' versions that no checkpoint names any more.
-_STALE_BLOBS = """
-DELETE FROM checkpoint_blobs b WHERE NOT EXISTS (
-    SELECT FROM checkpoints c WHERE c.thread_id = b.thread_id AND c.checkpoint_ns = b.checkpoint_ns
-                                AND c.checkpoint -> 'channel_versions' ->> b.channel = b.version)
-"""
 
 
 def moment() -> str:

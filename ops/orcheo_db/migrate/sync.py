@@ -25,6 +25,8 @@ from orcheo_db.migrate.state import APPLICATION, Catalogue, settle
 Connection = psycopg.Connection[Any]
 Rows = Iterator[tuple[int, tuple[Any, ...]]]
 Noted = tuple[int, list[str], Kept]  # rowid, key, original
+Before = tuple[int, bytes]  # rowid, mark
+NAMED = 20_000  # changed rows of a chunk that are named one by one
 LARGE = 2**20  # bytes: one call for all of a row is faster, but is a copy of it
 FLUSH_BYTES = 8 * 2**20  # rows in memory before they are sent; a row may be larger
 # What PostgreSQL may say about one row; anything else ends the run.
@@ -70,10 +72,11 @@ class Done:
     """What happened to a chunk.
 
     brought: rows that were written. only: their rowids, where they are not all rows of the chunk. before: rows that it held according to
-    the last note. compared: whether that note's rows were compared with the source.
+    the last note; since: those that are others now, or gone (None: too many). compared: whether that note's rows were compared with the source.
     """
 
     task: Task
+    since: tuple[Before, ...] | None = ()
     rows: int = 0
     away: int = 0
     bytes: int = 0
@@ -115,6 +118,18 @@ class Marks:
         for part in parts if max(map(len, parts), default=0) > LARGE else (b"".join(parts),):
             hashed.update(part)
         self.raw += self._ONE.pack(rowid, hashed.digest()[:8])
+
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> bytes:
+        """The mark of one row."""
+        one = cls()
+        one.add(0, row)
+        return next(mark for _, mark in cls.each(one.raw))
+
+    @classmethod
+    def each(cls, noted: bytes | bytearray) -> Iterator[Before]:
+        """Rowids and marks."""
+        return cls._ONE.iter_unpack(noted)
 
     def since(self, noted: bytes) -> tuple[list[int], list[int]]:
         """Rowids of what is new or another than noted, and of what was noted and is gone."""
@@ -288,6 +303,10 @@ class Worker:
                 return done
             done.changed = True
             changed, gone = marks.since(noted[0])
+            before = dict(Marks.each(noted[0]))
+            done.since = tuple((rowid, before[rowid]) for rowid in (*changed, *gone) if rowid in before)
+            if len(done.since) > NAMED:
+                done.since = None
             if apart and len(changed) < marks.rows:
                 done.only = tuple(changed)
             self._forget(task, [*changed, *gone] if done.only is not None else None)
