@@ -147,6 +147,7 @@ class Converter:
         self.into: tuple[str, ...] = (*(to for _, _, to in self.pairs), *self._added())
         self.makers = [self._maker(name, to) for _, name, to in self.pairs]
         self.key = [self.columns.index(name) for name in self.table.key]
+        self.has_files = self.table.name == "chat_attachments"  # beside the rows: `beside`
         self._listed: dict[Path, Mapping[str, Path]] = {}
 
     def _added(self) -> tuple[str, ...]:
@@ -193,9 +194,13 @@ class Converter:
             if self.key_of(row) in away:
                 continue
             if short:
-                yield tuple(self.makers[i](row[self.pairs[i][0]], Converted()) for i in places)
+                yield self.name_of(row, places)
             elif made := self.convert(row).rows:
                 yield tuple(made[0][1][i] for i in places)
+
+    def name_of(self, row: Sequence[Any], places: Sequence[int]) -> Row:
+        """What a row's own values become in the target, of the columns at some places of `into`."""
+        return tuple(self.makers[i](row[self.pairs[i][0]], Converted()) for i in places)
 
     def convert(self, row: Sequence[Any]) -> Converted:
         """One row. Raises nothing but on a defect: what has no place comes back as kept whole."""
@@ -394,7 +399,7 @@ class Converter:
 
     def beside(self, row: Sequence[Any]) -> tuple[int, ...]:
         """What tells whether something outside of its table has changed for a row: an attachment's file, by its size and time."""
-        if self.table.name != "chat_attachments":
+        if not self.has_files:
             return ()
         place, key = (row[self.columns.index(name)] for name in ("storage_path", "id"))
         for file in self._files(str(place or ""), str(key)):

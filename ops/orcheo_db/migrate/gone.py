@@ -12,15 +12,13 @@ import psycopg
 from psycopg import sql
 
 from orcheo_db.errors import UserError
-from orcheo_db.migrate.convert import Converted, Converter, Row
+from orcheo_db.migrate.convert import Converter, Row
 from orcheo_db.migrate.source import Found, opened
 from orcheo_db.migrate.state import State
 from orcheo_db.migrate.sync import SAME_KEY, SHARING, Before, Marks, Setting, Worker
 
 Connection = psycopg.Connection[Any]
 MANY = 100_000  # rows of a table that were changed or deleted: from there on reading all keys is no slower
-# Their keys are not the rows' own alone, or their marks have more than the row.
-_ALL_KEYS = SHARING | {"chat_attachments"}
 
 
 @dataclass
@@ -112,11 +110,14 @@ def _former(
     A cutover has to read no table whole for that. The snapshot counts only where its row is the one that was noted.
     """
     rows = lost.rows.get(table.name)
-    if lost.snapshot is None or rows is None or not table.rowid or table.name in _ALL_KEYS:
+    if lost.snapshot is None or rows is None or not table.rowid:
+        return None
+    if (
+        table.name in SHARING or converter.has_files
+    ):  # the key is not the row's own alone, or the mark has more than the row
         return None
     assert table.known is not None
     names = ", ".join(f'"{name}"' for name in table.names)
-    own = [table.names.index(name) for name in table.known.key]
     same = " AND ".join(f'"{name}" = ?' for name in table.known.key)
     places = [converter.into.index(name) for name in key]
     found: list[Row] = []
@@ -126,14 +127,15 @@ def _former(
                 row = before.execute(f'SELECT {names} FROM "{table.name}" WHERE rowid = ?', (rowid,)).fetchone()
                 if row is None or Marks.of(row) != mark:
                     return None
-                named = [row[i] for i in own]
-                if any(
-                    type(part) not in (str, int) for part in named
-                ):  # a text and the same bytes are one key in the target
+                named = [row[i] for i in converter.key]
+                if not {type(part) for part in named} <= {
+                    str,
+                    int,
+                }:  # a text and the same bytes are one key in the target
                     return None
                 query = f'SELECT 1 FROM "{table.name}" WHERE {same} LIMIT 1'
                 if now.execute(query, named).fetchone() is None and converter.key_of(row) not in away:
-                    found.append(tuple(converter.makers[i](row[converter.pairs[i][0]], Converted()) for i in places))
+                    found.append(converter.name_of(row, places))
     except (sqlite3.Error, OSError, UserError):  # no such table there, or the file has gone
         return None
     return found

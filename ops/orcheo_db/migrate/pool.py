@@ -30,10 +30,7 @@ class Pool:
 
     def __init__(self, setting: Setting, workers: int = WORKERS) -> None:
         self.setting, self.workers = setting, workers
-        self._pool = self._start()
-
-    def _start(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self.workers, get_context("spawn"), _initialise, (self.setting, os.getpid()))
+        self._pool = ProcessPoolExecutor(workers, get_context("spawn"), _initialise, (setting, os.getpid()))
 
     def _submit(self, task: Task | Check) -> Future[Any]:
         """Give out a task, which may start a process. One that is spawned imports the module that was begun with: here the whole command

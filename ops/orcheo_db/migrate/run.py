@@ -361,8 +361,8 @@ def for_reading(conn: Connection) -> dict[str, str]:
     """The indexes that only make reading faster and can't refuse a row: name to definition.
 
     One over a text may refuse it (a B-tree's entry has 2704 bytes at most; but what is in the primary key has been there), and so may the
-    full-text index of messages (1 MB of words): these stay, so that such a row is known by the time that it comes, and goes into the quarantine. What an expression costs, it costs
-    there too, but on as many processors as there are workers.
+    full-text index of messages (1 MB of words): these stay, so that such a row is known by the time that it comes, and goes into the
+    quarantine. What an expression costs, it costs there too, but on as many processors as there are workers.
     """
     query = """
         SELECT pg_get_indexdef(i.indexrelid), c.oid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
@@ -388,13 +388,11 @@ def _restore(dsn: str, conn: Connection, found: State) -> None:
     Raises:
         CheckFailed: it brought such a row.
     """
-    try:
-        rebuild(dsn, found.indexes)
-    except CheckFailed as error:
-        raise CheckFailed(
-            f"{str(error).partition(': it goes on')[0].removesuffix('. Run it again')}. This copy was begun by an earlier version of orcheo-db: begin a new"
-            " one, in an empty database ([database] name in the spec)"
-        ) from None
+    rebuild(
+        dsn,
+        found.indexes,
+        "This copy was begun by an earlier version of orcheo-db: begin a new one, in an empty database ([database] name in the spec)",
+    )
     found.indexes = []
     state.write(conn, found)
 
@@ -429,8 +427,7 @@ def _finish(dsn: str, conn: Connection, found: State, suspects: Collection[str])
         conn.execute(
             "UPDATE orcheo_archive.chunk SET pending = false WHERE pending AND tab = ANY (%s)", (list(suspects),)
         )
-    for (index,) in conn.execute(_LISTS, ([f"public.{name}" for name in TARGETS],)).fetchall():
-        conn.execute("SELECT gin_clean_pending_list(%s::regclass)", (index,))
+    conn.execute(_CLEAN, ([f"public.{name}" for name in TARGETS],))
     # By columns: what the expressions of indexes give (the full-text search's, of every message) takes a hundred times longer, and no
     # plan of the app or of `orcheo-db search` needs it; autovacuum sees to it later.
     types = state.catalogue(conn).types
@@ -442,14 +439,18 @@ def _finish(dsn: str, conn: Connection, found: State, suspects: Collection[str])
 
 
 # GIN indexes that were fed: what is still on their lists of new entries, every search would read.
-_LISTS = """
-    SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
+_CLEAN = """
+    SELECT gin_clean_pending_list(i.indexrelid) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
      WHERE i.indrelid = ANY (%s::regclass[]) AND m.amname = 'gin'
 """
 
 
-def rebuild(dsn: str, definitions: list[str]) -> None:
-    """Make the dropped indexes again, two at a time."""
+def rebuild(dsn: str, definitions: list[str], advice: str = "Run it again: it goes on where it was") -> None:
+    """Make the dropped indexes again, two at a time.
+
+    Raises:
+        CheckFailed: one can't be made; `advice`: what to do then.
+    """
 
     def one(definition: str) -> None:
         with closing(connected(dsn)) as own:
@@ -461,7 +462,7 @@ def rebuild(dsn: str, definitions: list[str]) -> None:
             list(threads.map(one, definitions))
     except (psycopg.Error, UserError) as error:
         said = " ".join(str(error).split())[:300]
-        raise CheckFailed(f"an index could not be made again: {said}. Run it again: it goes on where it was") from None
+        raise CheckFailed(f"an index could not be made again: {said}. {advice}") from None
 
 
 def moment() -> str:

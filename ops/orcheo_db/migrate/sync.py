@@ -99,6 +99,7 @@ class Marks:
 
     def add(self, rowid: int, row: Sequence[Any]) -> None:
         parts: list[bytes] = []
+        size = 0
         for value in row:
             kind = type(value)
             if kind is str or kind is bytearray:  # TEXT, decoded or not
@@ -111,11 +112,12 @@ class Marks:
                 raw = repr(value).encode()
                 parts.append(b"r%d:" % len(raw))
             parts.append(raw)
-            self.bytes += len(raw)
+            size += len(raw)
         self.rows += 1
+        self.bytes += size
         # Of Python's hashes the fastest on a processor that has instructions for it (all x86 since 2019, ARM): twice blake2b, measured.
         hashed = hashlib.sha256()
-        for part in parts if max(map(len, parts), default=0) > LARGE else (b"".join(parts),):
+        for part in parts if size > LARGE else (b"".join(parts),):
             hashed.update(part)
         self.raw += self._ONE.pack(rowid, hashed.digest()[:8])
 
@@ -133,8 +135,8 @@ class Marks:
 
     def since(self, noted: bytes) -> tuple[list[int], list[int]]:
         """Rowids of what is new or another than noted, and of what was noted and is gone."""
-        before = dict(self._ONE.iter_unpack(noted))
-        changed = [rowid for rowid, mark in self._ONE.iter_unpack(self.raw) if before.pop(rowid, None) != mark]
+        before = dict(self.each(noted))
+        changed = [rowid for rowid, mark in self.each(self.raw) if before.pop(rowid, None) != mark]
         return changed, sorted(before)
 
 
@@ -303,10 +305,9 @@ class Worker:
                 return done
             done.changed = True
             changed, gone = marks.since(noted[0])
-            before = dict(Marks.each(noted[0]))
-            done.since = tuple((rowid, before[rowid]) for rowid in (*changed, *gone) if rowid in before)
-            if len(done.since) > NAMED:
-                done.since = None
+            touched = {*changed, *gone}
+            since = tuple(one for one in Marks.each(noted[0]) if one[0] in touched)
+            done.since = since if len(since) <= NAMED else None
             if apart and len(changed) < marks.rows:
                 done.only = tuple(changed)
             self._forget(task, [*changed, *gone] if done.only is not None else None)
@@ -319,18 +320,15 @@ class Worker:
         converter = self.converter(table) if table.known else None
         keys = [table.names.index(name) for name in table.known.key] if table.known else []
         kinds = set()  # a text and the same bytes are two keys in SQLite and one in the target: `_first_of_its_name`
-        rows = read(reading, table, task.lo, self.setting.widths[task.table])
-        if converter is not None and table.name == "chat_attachments":
-            for rowid, row in rows:
-                marks.add(rowid, (*row, *converter.beside(row)))
-                kinds.add(tuple(type(row[i]) for i in keys))
-        else:
+        beside = converter.beside if converter is not None and converter.has_files else None
+        decoded = reading.text_factory
+        if beside is None:
             # The cutover reads everything here, with the app stopped: a text stays the bytes that it is in the file, of its own kind.
-            before, reading.text_factory = reading.text_factory, bytearray
-            for rowid, row in rows:
-                marks.add(rowid, row)
-                kinds.add(tuple([type(row[i]) for i in keys]))
-            reading.text_factory = before
+            reading.text_factory = bytearray
+        for rowid, row in read(reading, table, task.lo, self.setting.widths[task.table]):
+            marks.add(rowid, row if beside is None else (*row, *beside(row)))
+            kinds.add(tuple([type(row[i]) for i in keys]))
+        reading.text_factory = decoded
         return marks, bool(table.known and table.rowid and len(kinds) <= 1 and table.name not in SHARING)
 
     def _forget(self, task: Task, rowids: Sequence[int] | None) -> None:
